@@ -1,4 +1,4 @@
-"""Write the reference pages of infra/docs from the code: commands, recipe keys, metrics.
+"""Write the reference pages of infra/docs from the code: commands, recipe keys, metrics, Python.
 
     .venv/bin/python infra/reference.py
 
@@ -13,8 +13,10 @@ from typing import Any
 
 import typer
 from markdown_text import escape, first_sentence, one_line, paragraphs, table
+from reference_python import python_page
 from typer.core import TyperCommand, TyperGroup
 
+from flows.api.error_codes import PACKAGED, coded_sections
 from flows.cli.app import COMMANDS, app, load_command
 from rlhf_core import errors
 from rlhf_core.benchmarks.names import FORMS, SHARES, BenchmarkMetric
@@ -53,6 +55,8 @@ VARIABLES = {
     "that workers use",
     "RLHF_PASSWORD_ACCOUNT": "The password of the account `ACCOUNT` (in capitals) that `rlhf "
     "access setup` creates. Default: a random one, in a file of mode 0600",
+    "RLHF_PRICES": "A TOML file with prices of an hour, for `rlhf cost`. Default: `prices.toml` in "
+    "the workspace",
     "RLHF_COMMIT": "The commit of the code, in an image without git",
     "RLHF_PLATFORM": "Do not set it: `rlhf up` does, so that `rlhf down` finds its processes",
     "RLHF_LIVE": "Do not set it: `rlhf live` does, so that `rlhf live stop` finds its processes",
@@ -73,7 +77,10 @@ VARIABLES = {
 def pages() -> dict[Path, str]:
     """Return the text of each generated page by its path."""
     made = {"commands": commands(), "recipe-keys": recipe_keys(), "metrics": metrics()}
-    return {FOLDER / f"{name}.md": text for name, text in made.items()}
+    made["python"] = python_page(MADE)
+    runbook = FOLDER.parent / "operate" / "runbook.md"
+    sections = coded_sections(runbook.read_text(encoding="utf-8"))
+    return {FOLDER / f"{name}.md": text for name, text in made.items()} | {PACKAGED: sections}
 
 
 def commands() -> str:

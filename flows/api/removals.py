@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def remove_runs(
-    *runs: Run | str, dry_run: bool = False, say: Callable[[str], None] = lambda _: None
+    *runs: Run | str, dry_run: bool = False, say: Callable[[str], None] | None = None
 ) -> "RunRemoval":
     """Remove runs of this workspace, as `rlhf runs rm` does, and return what was removed.
 
@@ -26,7 +26,8 @@ def remove_runs(
 
     names = [run if isinstance(run, str) else run.name for run in runs]
     chosen = {record.id: record for record in (find_run(workspace, name) for name in names)}
-    plan = single_runs.plan_removal(workspace, list(chosen.values()), say)
+    tell = say or (lambda text: None)
+    plan = single_runs.plan_removal(workspace, list(chosen.values()), tell)
     if not dry_run:
         single_runs.remove_runs(workspace, plan)
     return plan

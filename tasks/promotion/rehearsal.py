@@ -65,7 +65,10 @@ class Rehearsal:
     @property
     def reason(self) -> str:
         """What would happen, in one sentence."""
-        what = f"{self.action} version {self.version} of {self.model}"
+        verb = {"rollback": "roll back to"}.get(self.action, str(self.action))
+        what = f"{verb} version {self.version} of {self.model}"
+        if not self.version:
+            what = f"roll back {self.model}"
         if refused := [step for step in self.steps if step.passed is False]:
             return f"Would not {what}: {refused[0].reason}"
         moved = [
@@ -149,7 +152,7 @@ def rehearse_rollback(registry: RegistryAliases, request: PromotionRequest) -> R
         entry, target = append_rollback(shadow, request)
     except PromotionRefused as error:
         step = RehearsedStep("earlier champion", False, str(error))
-        return Rehearsal("rollback", registry.model(request.kind), "-", [step])
+        return Rehearsal("rollback", registry.model(request.kind), "", [step])
     made = Rehearsal("rollback", entry.model, entry.version)
     transaction = Transaction(shadow, entry)
     if _aliases(made, transaction, request) and _records(made, transaction, target):

@@ -79,7 +79,7 @@ def test_a_rollback_is_rehearsed_too(registry):
     before = state(registry)
     found = rehearse_rollback(registry, PromotionRequest())
     assert state(registry) == before and found.allowed
-    assert found.reason.startswith("Would rollback version 1 of tiny-policy: policy@champion from")
+    assert found.reason.startswith("Would roll back to version 1 of tiny-policy: policy@champ")
     rollback(registry, PromotionRequest())
     assert registry.aliases() == found.after and champions(registry)[0] == "1"
 
