@@ -30,7 +30,7 @@ def run(spec: StageSpec[LiveScoresStageConfig], run: RunDir) -> Output:
         except BadInput:
             continue
         both = pair_sequences(tokenizer, [pair])
-        if context is None or max(sequence.size for sequence in both) <= context:
+        if context is None or max(map(len, both)) <= context:
             kept.append(row["trace_id"])
             sequences += both
     scored: list[dict] = []
