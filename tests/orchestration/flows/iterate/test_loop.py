@@ -2,6 +2,9 @@
 
 import itertools
 import json
+import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,14 +16,16 @@ from tasks.records import events
 from tasks.records.run_record import Record, record_lock, records
 from tasks.records.workspace import Workspace
 
-SCORER = "rlhf_core.quickstart.utility:score"
+SCORED = "evaluate.independent_scorer=rlhf_core.quickstart.utility:score"
+CONTEST = "registry.contest.metric=eval/independent_win_rate_vs_champion"
 JUDGED_BY, JUDGE = "evaluate.judge.function", "rlhf_core.quickstart.annotators:label"
 LABELLING = ["label-pairs", "label-votes"]
 TRAINING = ["validate", "sft", "reward", "ppo", "evaluate"]
 
 
 def words(recipe: Path, rounds: int, *more: object) -> list[object]:
-    own = ["--rounds", rounds, "--labels", 10, "--by", ANNOTATORS, *more]
+    # the scorer decides the contest, also between policies of different reward models
+    own = ["--rounds", rounds, "--labels", 10, "--by", ANNOTATORS, "--set", SCORED, *more]
     return ["iterate", recipe, *own, "--json"]
 
 
@@ -117,6 +122,7 @@ def test_a_loop_that_was_stopped_between_labels_and_run_goes_on_with_these_label
         if isinstance(event, events.StageStarted) and event.stage == "validate":
             seen.append(event)
             if len(seen) == 2:
+                threading.Timer(0.0, os.kill, (os.getpid(), signal.SIGINT)).start()
                 raise KeyboardInterrupt
 
     end = events.subscribe(stop)
@@ -142,7 +148,7 @@ def test_a_loop_that_was_stopped_between_labels_and_run_goes_on_with_these_label
 @pytest.mark.slow
 def test_a_judge_labels_for_dpo_without_a_reward_model(rlhf, recipe_file, home, plan):
     plan(evaluate={"win_rate_vs_champion": 0.9})
-    settings = ("align=dpo", f"evaluate.independent_scorer={SCORER}", f"{JUDGED_BY}={JUDGE}")
+    settings = ("align=dpo", SCORED, CONTEST, f"{JUDGED_BY}={JUDGE}")
     given = [word for setting in settings for word in ("--set", setting)]
     code, out, err = rlhf("iterate", recipe_file, "--rounds", 1, "--labels", 6, "--json", *given)
     assert code == 0, err
