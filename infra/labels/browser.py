@@ -37,7 +37,7 @@ class Page:
         """Return the answer to a command of the protocol. Raises RuntimeError for a refused one."""
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
-        while (answer := json.loads(self._socket.recv(timeout=60))).get("id") != number:
+        while (answer := json.loads(self._socket.recv(timeout=300))).get("id") != number:
             pass  # an event
         if "error" in answer:
             raise RuntimeError(f"{method}: {answer['error']}")
@@ -50,7 +50,7 @@ class Page:
             raise RuntimeError(f"{expression!r:.80}: {found['exceptionDetails']}")
         return found["result"].get("value")
 
-    def wait(self, expression: str, seconds: float = 60) -> Any:
+    def wait(self, expression: str, seconds: float = 300) -> Any:
         """Return the value of an expression once it is true. Raises TimeoutError."""
         end = time.monotonic() + seconds
         while not (found := self.value(expression)):
@@ -127,11 +127,11 @@ def open_page(width: int = 1200, height: int = 700) -> Iterator[Page]:
 
 def _page_socket(profile: Path) -> str:
     """Return the address of the first page, once the browser has said its port."""
-    file, end = profile / "DevToolsActivePort", time.monotonic() + 60
+    file, end = profile / "DevToolsActivePort", time.monotonic() + 300
     while time.monotonic() < end:
         with contextlib.suppress(OSError, IndexError, httpx.HTTPError, StopIteration):
             port = file.read_text(encoding="utf-8").split()[0]
             listed = httpx.get(f"http://127.0.0.1:{port}/json/list", trust_env=False).json()
             return next(one["webSocketDebuggerUrl"] for one in listed if one["type"] == "page")
         time.sleep(0.1)
-    raise RuntimeError("the browser has not started within 60 s")
+    raise RuntimeError("the browser has not started within 300 s")

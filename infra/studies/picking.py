@@ -221,6 +221,15 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(found)
 
 
+def ways(text: str) -> tuple[Pick, ...]:
+    """Return the ways of picking in 'random,uncertain'. Raises ArgumentTypeError for another."""
+    known: tuple[Pick, ...] = get_args(Pick)
+    names = text.split(",")
+    if unknown := set(names) - set(known):
+        raise argparse.ArgumentTypeError(f"{sorted(unknown)}; expected some of {', '.join(known)}")
+    return tuple(name for name in known if name in names)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the missing cells and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -228,7 +237,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--run", default="latest", help="a finished quickstart run in RLHF_HOME")
     parser.add_argument("--seeds", type=numbers, default=())
     parser.add_argument("--labels", type=numbers, default=(100, 400))
-    parser.add_argument("--ways", default=",".join(get_args(Pick)))
+    parser.add_argument("--ways", type=ways, default=get_args(Pick))
     parser.add_argument("--base", type=int, default=200)
     parser.add_argument("--epochs", type=int, default=4)
     given = parser.parse_args(argv)
@@ -242,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             sampling=recipe.evaluate.sampling.model_copy(update={"engine": "transformers"}),
             base=given.base,
             labels=given.labels,
-            ways=tuple(given.ways.split(",")),
+            ways=given.ways,
         )
         for seed in given.seeds:
             run_seed(study, seed)

@@ -1,14 +1,15 @@
-"""The study of picking: each way gets its cells, a stopped one goes on, intervals are right."""
+"""The study of picking: each way gets its cells, made once, and intervals are Student's."""
 
 import json
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from rlhf_core.config import Reward, Sampling
 from rlhf_core.quickstart.base_model import make_model, make_tokenizer
-from rlhf_core.quickstart.corpus import corpus
+from rlhf_core.quickstart.language import OBJECTS, VERBS, Request, sample_prompt, sample_reply
 from rlhf_core.rundir import Artifact
 
 STUDIES = Path(__file__).resolve().parents[3] / "infra" / "studies"
@@ -26,7 +27,7 @@ def studies_are_importable(monkeypatch):
 
 @pytest.fixture
 def inputs(tmp_path) -> dict[str, Artifact]:
-    """An untrained model that knows the quickstart's words, and a few rows of its corpus."""
+    """An untrained model that knows the quickstart's words, and a few rows of its language."""
     import torch
 
     torch.manual_seed(0)
@@ -34,21 +35,29 @@ def inputs(tmp_path) -> dict[str, Artifact]:
     make_model(tokenizer).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     found = {name: Artifact.of(tmp_path / "model") for name in ("sft", "policy")}
-    for name, rows in corpus(1, 1).items():
-        if name.startswith(("comparisons", "prompts")):
-            file = tmp_path / f"{name}.jsonl"
-            kept = [
-                row | {"id": str(n), "prompt": [{"role": "user", "content": row["prompt"]}]}
-                for n, row in enumerate(rows[:24])
-            ]
-            file.write_text("".join(json.dumps(row) + "\n" for row in kept))
-            found[name] = Artifact.of(file)
+    rng = Random(1)
+    for name in ("comparisons_train", "comparisons_heldout", "prompts_train", "prompts_heldout"):
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(row(rng, n)) + "\n" for n in range(24)))
+        found[name] = Artifact.of(file)
     return found
 
 
-def test_every_way_is_measured_on_every_set_and_a_stopped_study_goes_on(inputs, tmp_path):
+def row(rng: Random, number: int) -> dict:
+    """Return a comparison, whose prompt serves as one too."""
+    request = Request(rng.choice(VERBS), rng.choice(OBJECTS))
+    replies = [sample_reply(rng, request, quality=quality) for quality in (0.9, 0.1)]
+    prompt = [{"role": "user", "content": sample_prompt(rng, request)}]
+    return {"id": str(number), "prompt": prompt, "chosen": replies[0], "rejected": replies[1]}
+
+
+def test_every_way_is_measured_on_every_set_and_a_finished_cell_is_not_repeated(
+    inputs, tmp_path, monkeypatch
+):
     import picking
 
+    monkeypatch.setattr(picking, "MEMBERS", 2)
+    monkeypatch.setattr(picking, "DRAWS", 1)
     study = picking.Study(
         inputs=inputs,
         folder=tmp_path / "study",
@@ -65,10 +74,9 @@ def test_every_way_is_measured_on_every_set_and_a_stopped_study_goes_on(inputs, 
     assert found["picked"] == 4
     assert set(found["accuracy"]) == {"old", "sft", "policy"}
     assert all(0 <= share <= 1 for one in found["accuracy"].values() for share in one.values())
-    before = cells["1-base-0.json"].stat().st_mtime_ns
-    cells["1-random-4.json"].unlink()
+    before = {name: file.stat().st_mtime_ns for name, file in cells.items()}
     picking.run_seed(study, 1)
-    assert cells["1-random-4.json"].exists() and cells["1-base-0.json"].stat().st_mtime_ns == before
+    assert {name: file.stat().st_mtime_ns for name, file in cells.items()} == before
     assert "| 4 | disagreement |" in picking.report(tmp_path / "study")
 
 
