@@ -12,6 +12,7 @@ answered: a picture of any page is taken, after the text --until is seen.
 
 import argparse
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
@@ -25,6 +26,7 @@ from tasks.labels.pages import ANSWERS, BETTER
 
 CHOOSE, SUBMIT = "Select an option", "Submit"
 BAD, SLIGHTLY, CLEARLY = -1.0, 0.7, 1.8  # units of true utility: of both replies, of a difference
+PATIENCE = 300  # seconds
 SHOWN = re.compile(r"(\d+) of (\d+) reviewed")
 WORDS = {choice: answer for answer, choice in ANSWERS.items()}
 
@@ -62,25 +64,42 @@ def answer_of(pair: Pair, annotator: int) -> tuple[str, str | None]:
     return WORDS["a" if first else "b"], strength
 
 
+def next_pair(page: Page, last: Pair | None) -> Pair:
+    """Return the pair of the page once it is another than the last one. Raises ValueError."""
+    end = time.monotonic() + PATIENCE
+    while True:
+        page.wait_for(BETTER)
+        try:
+            if (found := shown_pair(page.text)) != last:
+                return found
+        except ValueError:  # the page is half drawn
+            if time.monotonic() > end:
+                raise
+        if time.monotonic() > end:
+            raise ValueError(f"the page shows the same pair after {PATIENCE} s: {last}")
+        time.sleep(0.1)
+
+
 def answer_queue(page: Page, annotator: int, most: int | None, picture: Path | None) -> int:
     """Answer the pairs of the open queue one after the other; return how many."""
-    answered = 0
+    answered, pair = 0, None
     while most is None or answered < most:
-        page.wait(f"document.body.innerText.includes({BETTER!r})")
+        pair = next_pair(page, pair)
         done, whole = map(int, SHOWN.search(page.text).groups())  # type: ignore[union-attr]
-        if done == whole:
-            break
-        better, strength = answer_of(shown_pair(page.text), annotator)
+        better, strength = answer_of(pair, annotator)
         page.click(CHOOSE)
         page.click(better)
         if strength:
             page.click(CHOOSE)  # the second question's: the first has an answer now
             page.click(strength)
+        page.ready(SUBMIT)  # the page has saved the answers
         if picture and not answered:
             page.picture(picture)
         page.click(SUBMIT)
-        page.wait(f"document.body.innerText.includes('{done + 1} of {whole} reviewed')")
+        page.wait(f"!(document.body?.innerText || '').includes('{done} of {whole} reviewed')")
         answered += 1
+        if done + 1 == whole:
+            break
     return answered
 
 
@@ -98,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with open_page(width, height) as page:
         page.open(given.address)
         if given.pairs == 0:
-            page.wait(f"document.body.innerText.includes({given.until or ''!r})")
+            page.wait_for(given.until or "")
             page.picture(given.picture)
         else:
             count = answer_queue(page, given.annotator, given.pairs, given.picture)

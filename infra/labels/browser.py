@@ -66,12 +66,21 @@ class Page:
     @property
     def text(self) -> str:
         """The text that is seen."""
-        return self.value("document.body ? document.body.innerText : ''")
+        return self.value("document.body?.innerText || ''")
+
+    def wait_for(self, text: str) -> None:
+        """Wait until the page shows a text."""
+        self.wait(f"(document.body?.innerText || '').includes({json.dumps(text)})")
+
+    def ready(self, text: str, number: int = 0) -> str:
+        """Return the JavaScript of what has this text, once it is there and not disabled."""
+        leaf = f"({SEEN})({json.dumps(text)})[{number}]"
+        self.wait(f"!!{leaf} && !{leaf}.closest(':disabled')")
+        return leaf
 
     def click(self, text: str, number: int = 0) -> None:
-        """Click on what has exactly this text, once it is there. number: of several, from 0."""
-        leaf = f"({SEEN})({json.dumps(text)})[{number}]"
-        self.wait(f"!!{leaf}")
+        """Click on what has exactly this text, once it can be. number: of several, from 0."""
+        leaf = self.ready(text, number)
         self.value(f"{leaf}.scrollIntoView({{block: 'center'}})")
         self.click_at(
             f"(() => {{ const box = {leaf}.getBoundingClientRect();"
