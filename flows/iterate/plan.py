@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from rlhf_core.config import Recipe, load_recipe
+from rlhf_core.config.preference.label_use import why_not_learning
 from rlhf_core.digest import digest_json
 from rlhf_core.errors import BadInput
 from rlhf_core.labels.candidates import PairSource
@@ -139,10 +140,11 @@ def require_learning(recipe: Recipe, request: LabelRequest) -> None:
             f"recipe {recipe.name} has no data.comparisons, beside which the labels of the rounds"
             " would be new; expected a recipe that is trained on comparisons."
         )
-    if recipe.align == "ppo" and recipe.model.reward:
+    learner = "reward" if recipe.align == "ppo" else recipe.align
+    if why := why_not_learning(recipe, learner):
         raise BadInput(
-            f"model.reward of recipe {recipe.name} is a given model, which new labels do not train;"
-            " expected a recipe that trains its reward model. Take model.reward away."
+            f"new labels would not train the policy of recipe {recipe.name}: {why}; expected a"
+            f" recipe whose stage {learner} learns from comparisons."
         )
     if request.continue_reward and (not recipe.has_reward or recipe.model.reward):
         raise BadInput(

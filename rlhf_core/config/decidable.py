@@ -235,6 +235,7 @@ def _conditions_of_labels(recipe: "Recipe") -> list[tuple[str, bool, str]]:
     has_new = bool(recipe.data.new_comparisons)
     return [
         (r"reward/(accuracy|heldout_pairs)_new", has_new, "give data.new_comparisons"),
+        (r"reward/(accuracy|heldout_pairs)_new", "comparisons" in kinds, no_pairs),
         (of_labels, "feedback" in kinds, "the reward model is measured on no feedback"),
         (rf"(?!{of_labels})reward/", "comparisons" in kinds, no_pairs),
         (r"kto/accuracy", has_pairs, "there is no data.comparisons"),

@@ -18,6 +18,7 @@ from rlhf_core.config.gate_rules import GateRule
 from rlhf_core.config.gates import GateName, require_free_names
 from rlhf_core.config.ppo import PPO
 from rlhf_core.config.preference.kto import KTO
+from rlhf_core.config.preference.label_use import require_labels_used
 from rlhf_core.config.preference.new_labels import require_new_labels
 from rlhf_core.config.registry import Registry
 from rlhf_core.config.sampling import Sampling
@@ -225,6 +226,7 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _gates_can_be_decided(self) -> "Recipe":
         require_rows(self)
+        require_labels_used(self)
         require_new_labels(self)
         require_decidable(self)
         return self

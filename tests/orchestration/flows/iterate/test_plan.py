@@ -39,8 +39,19 @@ def test_bad_requests_are_refused_with_one_message(recipe_file, home, settings, 
 
 def test_a_given_reward_model_learns_nothing_from_labels(recipe_file, ready_models):
     given = f"model.reward={ready_models / 'reward'}"
-    with pytest.raises(BadInput, match="is a given model, which new labels do not train"):
+    with pytest.raises(BadInput, match=r"not train the policy .* model.reward is .* a given"):
         make_plan(str(recipe_file), [given], options())
+
+
+def test_labels_that_would_not_train_the_policy_are_refused(recipe_file, data_files):
+    """Bug: rounds were made of labels that no stage read."""
+    (data_files / "f.jsonl").write_text('{"prompt": "p", "response": "r", "label": true}\n')
+    feedback = f"data.feedback={data_files / 'f.jsonl'}"
+    ppo, kto = "reward.feedback.learn_from='feedback'", "kto.learn_from='feedback'"
+    for settings in ([ppo], [DPO[1], "align=kto", kto]):
+        says = f"would not train the policy of recipe tiny: {settings[-1].replace('=', ' is ')}"
+        with pytest.raises(BadInput, match=says):
+            make_plan(str(recipe_file), [feedback, *settings], options())
 
 
 def test_the_command_refuses_with_exit_code_2(rlhf, recipe_file):
