@@ -7,12 +7,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from rlhf_core.config import Recipe
-from rlhf_core.config.data.section import NEW_COMPARISONS
 from rlhf_core.data.splits import HELDOUT_FOR, load_split, prompt_keys, save_split, short_key
 from rlhf_core.digest import digest_json
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact
-from rlhf_core.stage_catalogue import EVALUATE, NEW_HELDOUT, NEW_TRAIN, PREPARE, SFT, STAGES, Stage
+from rlhf_core.stage_catalogue import EVALUATE, NEW_HELDOUT, PREPARE, SFT, STAGES, Stage
 from tasks.leakage.training_data import Origins
 from tasks.records.heldout_check import HeldoutCheck, brief_reasons
 from tasks.run_context import RunContext
@@ -131,12 +130,11 @@ def trained_prompts(
 def forbidden_prompts(trained: TrainedPrompts, heldout: str) -> dict[str, set[str]]:
     """Return by model the prompts that must not be in a held-out split of this kind.
 
-    New comparisons are held out on training prompts. Those of earlier runs do not count there,
-    except for those of new comparisons: in every run the same prompts of these are held out.
+    New comparisons may have prompts of demonstrations and rollouts (HELDOUT_FOR). A reward model
+    that was trained on other labels of their prompts, before these were held out, is not measured
+    on them: a model that is given, or that training goes on from.
     """
     kind = heldout.removesuffix("_heldout")
-    if kind == NEW_COMPARISONS:
-        return {model: splits.get(NEW_TRAIN, set()) for model, splits in trained.items()}
     return {
         model: set().union(
             *(
@@ -190,7 +188,10 @@ def _require_enough(recipe: Recipe, stage: Stage, split: str, check: HeldoutChec
 
 
 def _least(recipe: Recipe, stage: Stage, split: str) -> Iterator[int]:
-    yield 1 if split == NEW_HELDOUT else recipe.data.rules.min_heldout
+    if split == NEW_HELDOUT:  # measured beside the others; it may be empty where no gate needs it
+        yield 0 if recipe.reward.gate.min_new_accuracy is None else 1
+        return
+    yield recipe.data.rules.min_heldout
     if split == STAGES[stage.name].heldout:
         gate = getattr(recipe.section(stage.name), "gate", None)
         yield getattr(gate, "min_prompts", 0)

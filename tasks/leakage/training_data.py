@@ -22,7 +22,8 @@ from tasks.tracking.client import brief
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-PARENTS = ("model", "policy", "reward")  # inputs that the model which a stage makes descends from
+# inputs that the model which a stage makes descends from
+PARENTS = ("model", "policy", "reward", "start")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from rlhf_core.data.splits import load_split, prompt_keys, save_split
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact
 from rlhf_core.stage_catalogue import EVALUATE, REWARD, SFT
-from tasks.leakage.heldout import without_leaks
+from tasks.leakage.heldout import forbidden_prompts, without_leaks
 from tasks.records.run_record import Record
 from tasks.run_context import RunContext
 
@@ -179,3 +179,52 @@ def test_a_damaged_record_is_named_where_the_maker_of_a_model_is_not_found(
     assert f"no run here or in MLflow made {sft.digest[:12]}" in check.unknown["champion"]
     assert "sft-theirs cannot be read" in check.unknown["champion"]
     assert check.left_out == {"prompts_heldout": 30} and set(check.unknown) == {"champion"}
+
+
+def start_of(made, have, tmp_path, *prompts, **gate):
+    """Return a context whose reward model goes on from one trained on these comparisons."""
+    _, _, start = made.pipeline("theirs", *prompts)
+    data = {"demonstrations": "d", "comparisons": "c", "new_comparisons": "n"}
+    recipe = tiny_recipe(data=data, reward={"start": str(start.path), "gate": gate})
+    record = Record.new(made.workspace, recipe)
+    record.save(made.workspace)
+    save_split(tmp_path / "new.jsonl", rows(*HELDOUT[100:110]))
+    have["new_comparisons_heldout"] = Artifact.of(tmp_path / "new.jsonl")
+    return RunContext(recipe, made.workspace, record.id)
+
+
+def test_new_pairs_on_prompts_that_the_start_was_trained_on_are_left_out(made, have, tmp_path):
+    """Bug: accuracy_new was measured on them, because they leave training in this run alone."""
+    context = start_of(made, have, tmp_path, *HELDOUT[100:104], "theirs demonstration")
+    found = without_leaks(context, REWARD, have)
+    assert found.check.left_out == {"comparisons_heldout": 4, "new_comparisons_heldout": 4}
+    kept = load_split(found.splits["new_comparisons_heldout"].path)
+    assert prompt_keys(kept) == prompt_keys(rows(*HELDOUT[104:110]))
+
+
+def test_without_any_left_new_pairs_are_not_measured_and_their_gate_is_refused(
+    made, have, tmp_path
+):
+    prompts = HELDOUT[100:110]
+    found = without_leaks(start_of(made, have, tmp_path, *prompts), REWARD, have)
+    assert not len(load_split(found.splits["new_comparisons_heldout"].path))
+    (tmp_path / "gated").mkdir()
+    other = MadeModels(tmp_path / "gated")
+    gated = start_of(other, have, tmp_path, *prompts, min_new_accuracy=0.6)
+    with pytest.raises(BadInput, match="10 of 10 prompts of new_comparisons_heldout are left out"):
+        without_leaks(gated, REWARD, have)
+
+
+def test_demonstrations_and_rollouts_may_have_prompts_of_held_out_new_pairs():
+    trained = {
+        "start": {
+            "demonstrations_train": {"d"},
+            "prompts_train": {"p"},
+            "comparisons_train": {"c"},
+            "feedback_train": {"f"},
+            "new_comparisons_train": {"n"},
+        }
+    }
+    assert forbidden_prompts(trained, "new_comparisons_heldout") == {"start": {"c", "f", "n"}}
+    others = forbidden_prompts(trained, "comparisons_heldout")
+    assert others == {"start": {"d", "c", "f", "n", "p"}}

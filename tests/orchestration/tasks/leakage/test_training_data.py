@@ -41,6 +41,20 @@ def test_a_model_has_its_own_training_splits_and_those_of_its_parents(made):
     assert len(origins.training_data(sft.digest).splits) == 1
 
 
+def test_a_reward_model_has_the_training_splits_of_the_models_that_it_went_on_from(made):
+    """Bug: reward.start was not followed, and its training prompts were measured on."""
+    first, sft, start = made.pipeline("a", "one")
+    splits = dict(first)
+    for name in ("b", "c"):
+        data = made.stage("validate", name, {}, {"new_comparisons_train": rows(f"prompt {name}")})
+        inputs = {"model": sft, "start": start, **data}
+        start = made.stage("reward", name, inputs, {"model": name})["model"]
+        splits[name] = data["new_comparisons_train"]
+    found = Origins(made.workspace, unasked).training_data(start.digest)
+    assert not found.unknown
+    assert {digest for _, digest in found.splits} == {item.digest for item in splits.values()}
+
+
 def test_the_prompts_are_read_from_the_list_where_the_split_itself_is_gone(made):
     data, _, reward = made.pipeline("a", "one")
     split = data["comparisons_train"]
