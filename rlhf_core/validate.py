@@ -73,7 +73,7 @@ def _validated(
     data, model = spec.config.data, spec.inputs["model"].path
     tables = {name: _checked_table(name, spec, tokenizer, folder) for name in data.sources}
     tables = quarantine_leaks(assign_splits(tables, data), data.checked_rules)
-    tables = quarantine_relabelled(quarantine_heldout_with_new(tables))
+    tables = quarantine_relabelled(quarantine_heldout_with_new(tables, data))
     tables, near = note_near_duplicates(tables, data)
     splits = make_splits(tables, data.kinds)
     assert_nothing_vanished(tables, splits)

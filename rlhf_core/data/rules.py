@@ -107,7 +107,7 @@ def assign_splits(tables: dict[str, Table], data: Data) -> dict[str, Table]:
         for name in tables
         if not (name.endswith("_heldout") or f"{name}_heldout" in tables or is_new(name))
     ]
-    of_new = new_splits(tables, data)
+    of_new = new_splits(data)
     groups = group_keys([entry for name in by_hash for entry in tables[name].kept], data)
 
     def split_of(name: str, entry: TableEntry) -> str:

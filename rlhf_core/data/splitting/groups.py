@@ -20,6 +20,14 @@ def group_keys(entries: Sequence[TableEntry], data: Data) -> dict[str, str]:
     every data.split_by, and another group's rows move no row of it. Raises BadInput when one group
     has more than half of the prompts.
     """
+    found = groups_of_any_size(entries, data)
+    if data.split_by != "prompt":
+        _require_several(found, data)
+    return found
+
+
+def groups_of_any_size(entries: Sequence[TableEntry], data: Data) -> dict[str, str]:
+    """Return what `group_keys` returns, also where one group has most of the prompts."""
     if data.split_by == "prompt":
         return {key: key for key in (entry.prompt_key for entry in entries)}
     groups, prompts = _Groups(), {}
@@ -33,9 +41,7 @@ def group_keys(entries: Sequence[TableEntry], data: Data) -> dict[str, str]:
     names: dict[str, str] = {}
     for root in sorted({root for entry in entries if (root := entry.root_key) in groups}):
         names.setdefault(groups.top(root), root)
-    found = {key: names[groups.top(key)] if key in groups else key for key in prompts}
-    _require_several(found, data)
-    return found
+    return {key: names[groups.top(key)] if key in groups else key for key in prompts}
 
 
 def texts_of(messages: list[Message]) -> list[str]:

@@ -1,6 +1,6 @@
 """Later labels: their held-out prompts, and pairs that are labelled again."""
 
-from source_tables import data, entry, pair, table
+from source_tables import data, dialogue, entry, pair, table
 
 from rlhf_core.config import Rules
 from rlhf_core.data.rules import assign_splits
@@ -69,13 +69,50 @@ def test_labels_on_prompts_that_are_held_out_with_new_ones_leave_training():
         "comparisons_heldout": table("comparisons_heldout", [pair(1, "c", "a", "b")]),
         "new_comparisons_1": new(1, PROMPTS),
     }
-    found = quarantine_heldout_with_new(assign_splits(tables, data()))
+    found = quarantine_heldout_with_new(assign_splits(tables, data()), data())
     left_out = {e.prompt_key for e in found["comparisons"].broken("heldout_with_new")}
     assert left_out == {key for key, side in sides.items() if side.endswith("heldout")}
     assert not found["demonstrations"].broken("heldout_with_new")
     assert not found["new_comparisons_1"].broken("heldout_with_new")
     first = found["comparisons"].broken("heldout_with_new")[0]
     assert first.reason == f"the prompt is held out with new_comparisons_1 line {first.line}"
+
+
+def test_old_rows_of_a_conversation_that_is_held_out_with_new_labels_leave_training():
+    """Bug: they stayed, because only the whole prompt was compared."""
+    old = [pair(i, dialogue(p, "a", "more?"), "x", "y") for i, p in enumerate(PROMPTS, start=1)]
+    tables = {
+        "comparisons": table("comparisons", old),
+        "comparisons_heldout": table("comparisons_heldout", [pair(1, "c", "a", "b")]),
+        "new_comparisons_1": new(1, PROMPTS),
+    }
+    by_root, by_prompt = data(split_by="root"), data(split_by="prompt")
+    found = quarantine_heldout_with_new(assign_splits(tables, by_root), by_root)
+    heldout = [e.line for e in found["new_comparisons_1"].kept if e.is_in("heldout")]
+    left_out = found["comparisons"].broken("heldout_with_new")
+    assert [e.line for e in left_out] == heldout and heldout
+    where = f"new_comparisons_1 line {heldout[0]}"
+    assert left_out[0].reason == f"a prompt of its root is held out with {where}"
+    found = quarantine_heldout_with_new(assign_splits(tables, by_prompt), by_prompt)
+    assert not found["comparisons"].broken("heldout_with_new")
+
+
+def test_a_prompt_keeps_its_side_by_cluster_and_its_near_duplicates_give_way():
+    """Bug: a later round's prompts changed the key of a cluster, and with it its side."""
+    clustered = data(split_by="cluster", near_duplicate_similarity=0.6)
+    text = "please write a short letter to the mayor of our town about the number {}"
+    first = [text.format(i) for i in range(1, 31)]
+    tables = {"new_comparisons_1": new(1, [*first[:12], *PROMPTS])}
+    later = tables | {"new_comparisons_2": new(2, first)}
+    sides, more = (assign_splits(each, clustered) for each in (tables, later))
+    kept = splits(sides, "new_comparisons_1")
+    assert splits(more, "new_comparisons_1") == kept
+    assert splits(more, "new_comparisons_2").items() >= {
+        (key, side) for key, side in kept.items() if key in splits(more, "new_comparisons_2")
+    }
+    found = quarantine_heldout_with_new(more, clustered)["new_comparisons_2"]
+    held_out = [e for e in found.kept if e.is_in("heldout")]
+    assert held_out and len(held_out) + len(found.broken("heldout_with_new")) == len(first)
 
 
 def test_a_new_pair_on_a_prompt_of_the_old_held_out_set_is_a_leak_on_either_side():
