@@ -12,7 +12,7 @@ from rlhf_core.evidence.items import Columns, read_items
 from rlhf_core.judging import onpolicy_pairs
 from rlhf_core.reward.slices import Bin, Slice, calibration, margins, mistakes, slices
 from rlhf_core.rundir import StageResult, StageSpec, new_lines
-from rlhf_core.stage_catalogue import EVALUATE, PPO, REWARD
+from rlhf_core.stage_catalogue import EVALUATE, NEW_TRAIN, PPO, REWARD
 from rlhf_core.statistics.bounded import widened
 from rlhf_core.statistics.clusters import Clusters, bootstrap_clustered, count_clusters
 from tasks.analysis.pairing import clusters_in
@@ -23,6 +23,8 @@ from tasks.records.run_record import Record, StageRecord
 from tasks.records.workspace import Workspace
 
 MISTAKES = 20
+# inputs of a reward stage that the stages of a learning curve do not have
+NO_PART_OF_THE_CURVE = ("start", "before")
 
 
 @dataclass(frozen=True)
@@ -170,9 +172,10 @@ def learning_curve(
 ) -> list[LearningPoint]:
     """Return held-out accuracy against training pairs, one stage per share.
 
-    The training pairs are nested: each stage takes the first pairs of one seeded order. The stages
-    are kept beside the others and are not repeated. Raises ConfigError when the run measured a
-    given model.
+    The training pairs are nested: each stage takes the first pairs of one seeded order, and all new
+    comparisons. Each starts from the SFT model: a reward model to go on from (reward.start) has
+    seen pairs already, so that the last point is then trained anew too. The stages are kept beside
+    the others and are not repeated. Raises ConfigError when the run measured a given model.
     """
     spec, whole = stage.spec, stage.result
     assert spec and whole, "a finished stage has both"
@@ -181,10 +184,13 @@ def learning_curve(
             "this reward model was given, not trained, so there is no learning curve; drop"
             " --learning-curve."
         )
-    specs = {count: _with_pairs(spec, count) for count in counts(spec, shares)}
+    wanted = counts(spec, shares)
+    if "start" in spec.inputs:
+        wanted.append(training_pairs(spec))
+    specs = {count: _with_pairs(spec, count) for count in wanted}
     runs = {count: run_stage(part, workspace.run_dir(part)) for count, part in specs.items()}
     found = {count: (run.result, _items(run.run_dir, run.result)) for count, run in runs.items()}
-    found[training_pairs(spec)] = (whole, _items(stage.run_dir, whole))
+    found.setdefault(training_pairs(spec), (whole, _items(stage.run_dir, whole)))
     points: list[LearningPoint] = []
     before: np.ndarray | None = None
     for count, (result, items) in sorted(found.items()):
@@ -212,22 +218,35 @@ def _point(
 def counts(spec: StageSpec, shares: list[float]) -> list[int]:
     """Return the numbers of training pairs for shares of them, without the whole number.
 
-    Raises ConfigError for a share outside (0, 1).
+    Raises ConfigError for a share outside (0, 1), and for one that the new comparisons exceed.
     """
     if wrong := [share for share in shares if not 0 < share < 1]:
         raise ConfigError(
             f"--learning-curve has {wrong[0]:g}; expected shares of the training pairs between 0"
             " and 1."
         )
-    whole = training_pairs(spec)
-    return sorted({max(1, round(share * whole)) for share in shares} - {whole})
+    whole, new = training_pairs(spec), _rows(spec, NEW_TRAIN)
+    found = sorted({max(1, round(share * whole)) for share in shares} - {whole})
+    if found and found[0] <= new:
+        raise ConfigError(
+            f"--learning-curve has a share of {found[0]} of {whole} training pairs, {new} of which"
+            " are new comparisons, which every point is trained on; expected shares above"
+            f" {new / whole:.2f}."
+        )
+    return found
 
 
 def training_pairs(spec: StageSpec) -> int:
-    """Return the number of pairs that the stage trained on."""
-    with spec.inputs["comparisons_train"].verified().path.open(encoding="utf-8") as file:
-        there = sum(1 for _ in file)
-    return min(there, _config(spec).reward.max_train or there)
+    """Return the number of pairs that the stage trained on, the new comparisons with the others."""
+    there = _rows(spec, "comparisons_train")
+    return min(there, _config(spec).reward.max_train or there) + _rows(spec, NEW_TRAIN)
+
+
+def _rows(spec: StageSpec, split: str) -> int:
+    if split not in spec.inputs:
+        return 0
+    with spec.inputs[split].verified().path.open(encoding="utf-8") as file:
+        return sum(1 for _ in file)
 
 
 def _config(spec: StageSpec) -> RewardStageConfig:
@@ -236,6 +255,7 @@ def _config(spec: StageSpec) -> RewardStageConfig:
 
 def _with_pairs(spec: StageSpec, count: int) -> StageSpec:
     config = _config(spec)
-    reward = config.reward.model_copy(update={"max_train": count})
+    reward = config.reward.model_copy(update={"max_train": count - _rows(spec, NEW_TRAIN)})
     config = config.model_copy(update={"reward": reward})
-    return spec.model_copy(update={"config": config, "code": code_digest()})
+    inputs = {name: item for name, item in spec.inputs.items() if name not in NO_PART_OF_THE_CURVE}
+    return spec.model_copy(update={"config": config, "inputs": inputs, "code": code_digest()})

@@ -167,6 +167,47 @@ def test_shares_outside_the_data_are_refused_and_the_whole_is_not_trained_again(
     assert counts(limited, [0.5]) == [10]
 
 
+def with_inputs(reward_stage, folder: Path, **lines: int) -> StageSpec:
+    """Give the recorded stage further inputs, files of so many lines."""
+    more = {}
+    for name, count in lines.items():
+        (folder / name).write_text("{}\n" * count)
+        more[name] = Artifact.of(folder / name)
+    stage, workspace = reward_stage
+    spec = stage.spec.model_copy(update={"inputs": stage.spec.inputs | more})
+    finished(workspace, spec, 32, stage.run_dir)
+    return stage.spec
+
+
+def point(spec: StageSpec, pairs: int) -> StageSpec:
+    """Return the spec of a point of the curve: that many old pairs, from the SFT model."""
+    inputs = {name: item for name, item in spec.inputs.items() if name != "start"}
+    update = {"config": reward_config(max_train=pairs), "inputs": inputs, "code": code_digest()}
+    return spec.model_copy(update=update)
+
+
+def test_later_labels_are_counted_in_every_point(reward_stage, tmp_path):
+    """Bug: a point of half of the old pairs and all new ones was said to have the first alone."""
+    spec = with_inputs(reward_stage, tmp_path, new_comparisons_train=16)  # of 80 in all
+    stage, workspace = reward_stage
+    assert counts(spec, [0.5]) == [40]
+    with pytest.raises(ConfigError, match="a share of 8 of 80 training pairs, 16 of which are new"):
+        counts(spec, [0.5, 0.1])
+    finished(workspace, point(spec, 24), 20)
+    points = learning_curve(stage, [0.5], workspace)
+    assert [(p.pairs, p.accuracy) for p in points] == [(40, 0.5), (80, 0.8)]
+
+
+def test_a_reward_model_that_went_on_has_a_curve_that_begins_anew(reward_stage, tmp_path):
+    """Bug: every point went on from a model that had been trained on all pairs."""
+    spec = with_inputs(reward_stage, tmp_path, start=1)
+    stage, workspace = reward_stage
+    for pairs, right in ((32, 20), (64, 30)):
+        finished(workspace, point(spec, pairs), right)
+    points = learning_curve(stage, [0.5], workspace)
+    assert [(p.pairs, p.accuracy) for p in points] == [(32, 0.5), (64, 0.75)]
+
+
 def test_smaller_training_sets_lie_inside_larger_ones():
     rows = list(range(200))
     random.Random(0).shuffle(rows)
