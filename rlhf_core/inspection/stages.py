@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.batching.batch import encode_demonstrations, subset
 from rlhf_core.config import Recipe
+from rlhf_core.config.data.section import NEW_COMPARISONS
 from rlhf_core.config.decidable import measured_kinds
 from rlhf_core.data.render import render_prompt
 from rlhf_core.data.splits import load_split
@@ -15,6 +16,7 @@ from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.inspection.rows import InspectedRow, RowUse, prompt_row, rows_of_batch
 from rlhf_core.reward.labelled_replies import reply_sequences
 from rlhf_core.reward.scoring import pair_sequences
+from rlhf_core.stage_catalogue import NEW_PAIRS, NEW_TRAIN
 
 Render = Callable[[PreTrainedTokenizerBase, list[dict]], list[InspectedRow]]
 ANSWERS = ("chosen", "rejected")
@@ -66,13 +68,14 @@ class _Reading:
 def inspect_stages(
     recipe: Recipe, models: ReadModels, splits: dict[str, Path], rows: int
 ) -> list[InspectedStage]:
-    """Return each stage of the recipe with its first rows.
+    """Return each stage of the recipe with its first rows, and once more with those of new pairs.
 
     splits: the files of the validate stage by name.
     """
     return [
         _inspected(recipe, reading, splits[reading.split], rows)
         for reading in _readings(recipe, models)
+        if reading.split not in NEW_PAIRS or splits[reading.split].stat().st_size
     ]
 
 
@@ -88,16 +91,23 @@ def _readings(recipe: Recipe, models: ReadModels) -> Iterator[_Reading]:
         kind = measured_kinds(recipe)[0]
         render = _pairs(scores=True) if kind == "comparisons" else _replies(scores=True)
         yield _Reading("reward", folder, f"{kind}_{side}", limit, render)
+        if recipe.data.new_comparisons and kind == "comparisons":
+            most = limit if side == "heldout" else None
+            yield _Reading("reward", folder, f"{NEW_COMPARISONS}_{side}", most, render)
     if recipe.runs("ppo"):
         yield _Reading("ppo", sft, "prompts_train", None, _prompts)
     if recipe.runs("dpo"):
         limit = recipe.dpo.max_train
         yield _Reading("dpo", sft, "comparisons_train", limit, _pairs(scores=False))
+        if recipe.data.new_comparisons:
+            yield _Reading("dpo", sft, NEW_TRAIN, None, _pairs(scores=False))
     if recipe.runs("kto"):
         has_feedback = recipe.data.feedback and recipe.kto.learn_from != "comparisons"
         split = "feedback_train" if has_feedback else "comparisons_train"
         render = _replies(scores=False) if has_feedback else _pairs(scores=False)
         yield _Reading("kto", sft, split, recipe.kto.max_train, render)
+        if recipe.data.new_comparisons and "comparisons" in measured_kinds(recipe, "kto"):
+            yield _Reading("kto", sft, NEW_TRAIN, None, _pairs(scores=False))
     yield _Reading("evaluate", sft, "prompts_heldout", recipe.evaluate.max_prompts, _prompts)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_core.config import Evaluate, Recipe
+from rlhf_core.config.data.section import NEW_COMPARISONS
 from rlhf_core.config.stage_configs import LabelPairsStageConfig
 from rlhf_core.data.sources.text_files import loads
 from rlhf_core.data.splits import HELDOUT_FOR
@@ -77,7 +78,9 @@ def models_of(record: Record) -> RunModels:
         inputs["reward"] = rewarded.outputs["model"]
     elif recipe.has_reward and recipe.model.reward:
         inputs["reward"] = Artifact.of(Path(recipe.model.reward).expanduser())
-    names = (f"{kind}_heldout" for kind in HELDOUT_FOR["comparisons"])
+    # prompts held out with new comparisons are those whose later labels measure: they are asked for
+    measured = (kind for kind in HELDOUT_FOR["comparisons"] if kind != NEW_COMPARISONS)
+    names = (f"{kind}_heldout" for kind in measured)
     heldout = tuple(validated.outputs[name] for name in names if name in validated.outputs)
     return RunModels(record, recipe, inputs, heldout)
 

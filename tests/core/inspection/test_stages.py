@@ -32,6 +32,31 @@ def shown(tiny_model, tiny_splits):
     return show
 
 
+@pytest.mark.parametrize(
+    ("stage", "given"), [("reward", None), ("reward", "g"), ("dpo", None), ("kto", None)]
+)
+def test_later_labels_are_shown_where_a_stage_reads_them(
+    tiny_model, tiny_splits, tmp_path, stage, given
+):
+    """Bug: rows of data.new_comparisons were never shown."""
+    aligned = {} if stage == "reward" else {"align": stage}
+    recipe = tiny_recipe(
+        data=DATA | {"new_comparisons": "n"},
+        model={"base": "b", "reward": given},
+        evaluate={"independent_scorer": "m:f"},
+        **aligned,
+    )
+    side = "heldout" if given else "train"
+    new = f"new_comparisons_{side}"
+    lines = (tiny_splits / f"comparisons_{side}.jsonl").read_text().splitlines()[-3:]
+    (tmp_path / "new.jsonl").write_text("\n".join(lines) + "\n")
+    splits = splits_of(tiny_splits, *SPLITS) | {new: tmp_path / "new.jsonl"}
+    found = inspect_stages(recipe, ReadModels(tiny_model), splits, 2)
+    shown = {one.split: one for one in found if one.stage == stage}
+    assert list(shown) == [f"comparisons_{side}", new]
+    assert shown[new].count == 3 and len(shown[new].rows) == 4  # two answers of two pairs
+
+
 @pytest.fixture
 def batches(monkeypatch):
     """Note every batch that a module collates, and go on with it."""

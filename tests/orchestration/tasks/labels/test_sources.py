@@ -19,6 +19,18 @@ def test_the_stage_reads_the_runs_models_and_its_training_splits_only(synthetic)
     assert spec.config.evaluate.judge is None
 
 
+def test_prompts_held_out_with_later_labels_may_be_labelled_again(synthetic):
+    """Bug: live replies to them were left out, so that fewer later labels measured."""
+    record = synthetic.write(Story("made"))
+    folder = record.stage("validate").run_dir
+    result = json.loads((folder / "result.json").read_text())
+    names = ("prompts_heldout", "comparisons_heldout", "new_comparisons_heldout")
+    for name in names:
+        result["outputs"][name] = {"path": f"{name}.jsonl", "digest": name}
+    (folder / "result.json").write_text(json.dumps(result))
+    assert {artifact.digest for artifact in models_of(record).heldout} == set(names[:2])
+
+
 def test_a_run_on_feedback_alone_has_no_training_pairs(synthetic):
     models = models_of(synthetic.write(Story("feedback")))
     del models.inputs["comparisons_train"]
