@@ -31,6 +31,19 @@ class TrainingPairs:
     new: int
 
 
+def pair_rows(inputs: Inputs, limit: int | None, *, seed: int) -> list[Seq[dict]]:
+    """Return at most `limit` training comparisons, drawn by `seed`, and then all new ones, if any.
+
+    Nothing is encoded yet.
+    """
+    limits = {"comparisons_train": limit, NEW_TRAIN: None}
+    return [
+        training_rows(inputs[split].path, most, seed=seed)
+        for split, most in limits.items()
+        if split in inputs
+    ]
+
+
 def training_pairs(
     run: RunDir,
     inputs: Inputs,
@@ -45,11 +58,11 @@ def training_pairs(
     folder: place of the token ids in the run directory's.
     """
     encode = partial(pair_sequences, tokenizer)
-    rows = training_rows(inputs["comparisons_train"].path, limit, seed=seed)
+    rows, *later = pair_rows(inputs, limit, seed=seed)
     sequences = encoded_once(run.tokens / folder, rows, encode, Sequence)
-    if NEW_TRAIN not in inputs:
+    if not later:
         return TrainingPairs(rows, sequences, 0)
-    new = training_rows(inputs[NEW_TRAIN].path, None, seed=seed)
+    (new,) = later
     of_new = encoded_once(run.tokens / NEW_TRAIN, new, encode, Sequence)
     return TrainingPairs(Joined([rows, new]), Joined([sequences, of_new]), len(new))
 

@@ -8,11 +8,12 @@ from transformers import PreTrainedTokenizerBase
 
 from rlhf_core.batching.batch import Sequence
 from rlhf_core.config.stage_configs import RewardStageConfig
+from rlhf_core.data.rows.lazy import Joined
 from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.modeling.ensemble import close_ensemble, load_members
 from rlhf_core.modeling.padding import give_own_pad
 from rlhf_core.ranks import is_rank_zero
-from rlhf_core.reward.labelled_pairs import training_pairs
+from rlhf_core.reward.labelled_pairs import pair_rows, training_pairs
 from rlhf_core.reward.labelled_replies import require_both_labels, training_feedback
 from rlhf_core.reward.labels import Labels, labels_of
 from rlhf_core.reward.measured import HeldoutExamples, measured
@@ -68,8 +69,10 @@ def _training(
     pairs: Seq[Sequence] = []
     labels = Labels()
     if "comparisons_train" in inputs:
+        rows = pair_rows(inputs, config.max_train, seed=spec.seed)
+        # labels may be missing: before the work of encoding
+        labels = labels_of(Joined(rows), config, new=sum(map(len, rows[1:])))
         found = training_pairs(run, inputs, tokenizer, config.max_train, seed=spec.seed)
-        labels = labels_of(found.rows, config, new=found.new)
         pairs = found.sequences
     replies = training_feedback(run, inputs, tokenizer, config.max_train, seed=spec.seed)
     if len(replies):

@@ -45,6 +45,18 @@ def weights(run: RunDir) -> bytes:
     return (run.path / "model" / "model.safetensors").read_bytes()
 
 
+def test_a_pairs_weight_is_found_by_its_place_and_multiplies_its_loss():
+    pairs = stage.WeightedPairs([], torch.tensor([0.5, 1.0, 1.5]))
+    weight = pairs.weights([4, 5, 0, 1])
+    assert weight.tolist() == [1.5, 0.5]
+    assert stage.WeightedPairs([], 1.0).weights([4, 5]) == 1.0
+    logratio = torch.tensor([5.0, -5.0, -15.0, 5.0])  # beta h: 1 and -2
+    found = stage.pair_loss(logratio, 2, DPO(beta=0.1), weight=weight)
+    assert float(found) == pytest.approx((1.5 * 0.313262 + 0.5 * 2.126928) / 2, abs=1e-6)
+    found = stage.pair_loss(logratio, 2, DPO(beta=0.1, loss="ipo"), weight=weight)
+    assert float(found) == pytest.approx((1.5 * 25 + 0.5 * 625) / 2)
+
+
 def test_dpo_ranks_heldout_pairs_better_than_the_model_it_started_from(finished):
     run, result = finished
     assert result.metrics["dpo/accuracy"] > 0.6 and result.metrics["dpo/heldout_loss"] < math.log(2)

@@ -134,6 +134,37 @@ def test_dpo_by_hand():
     )
 
 
+def test_weighted_losses_of_pairs_by_hand():
+    """Table of two pairs with weights 1/2 and 3/2, over a denominator of 2."""
+    weight = tensor([0.5, 1.5])
+    # -log sigmoid(1 - 0) = 0.313262, -log sigmoid(0 - 2) = 2.126928
+    scores = tensor([1.0, 0.0]), tensor([0.0, 2.0])
+    found = bradley_terry(*scores, 2, weight=weight)
+    assert float(found) == pytest.approx((0.5 * 0.313262 + 1.5 * 2.126928) / 2, abs=1e-6)
+    smoothed = [0.8 * 0.313262 + 0.2 * 1.313262, 0.6 * 2.126928 + 0.4 * 0.126928]
+    found = bradley_terry(*scores, 2, weight=weight, smoothing=tensor([0.2, 0.4]))
+    assert float(found) == pytest.approx((0.5 * smoothed[0] + 1.5 * smoothed[1]) / 2, abs=1e-6)
+    # (1 + 0)^2 = 1, (0 + 2)^2 = 4
+    assert float(reward_centring(*scores, 2, weight=weight)) == pytest.approx((0.5 + 6.0) / 2)
+    # beta h = 0.1 * 10 = 1 and 0.1 * -20 = -2
+    ratios = tensor([5.0, -15.0]), tensor([-5.0, 5.0])
+    found = dpo(*ratios, 2, beta=0.1, weight=weight)
+    assert float(found) == pytest.approx((0.5 * 0.313262 + 1.5 * 2.126928) / 2, abs=1e-6)
+    # (10 - 5)^2 = 25, (-20 - 5)^2 = 625
+    found = ipo(*ratios, 2, beta=0.1, weight=weight)
+    assert float(found) == pytest.approx((0.5 * 25 + 1.5 * 625) / 2)
+
+
+def test_a_weight_multiplies_a_pairs_gradient_and_no_others():
+    chosen, rejected = tensor([1.0, 0.0], requires_grad=True), tensor([0.0, 2.0])
+    for loss, how in ((bradley_terry, {}), (dpo, {"beta": 0.1}), (ipo, {"beta": 0.1})):
+        plain, heavy = (
+            torch.autograd.grad(loss(chosen, rejected, 2, weight=w, **how), chosen)[0]
+            for w in (1.0, tensor([1.0, 3.0]))
+        )
+        assert heavy.tolist() == pytest.approx([float(plain[0]), 3 * float(plain[1])])
+
+
 def test_ipo_is_least_at_its_own_margin():
     # (10 - 1 / 0.2)^2 = 25; 0 where h = 1 / (2 beta)
     assert float(ipo(tensor([5.0]), tensor([-5.0]), 1, beta=0.1)) == pytest.approx(25.0)

@@ -76,6 +76,23 @@ def test_microbatches_of_pairs_add_up_to_the_step():
     assert float(sum(parts)) == pytest.approx(float(whole))
 
 
+def test_a_new_pairs_weight_stays_with_it_in_every_order_and_microbatch():
+    """Weights by hand: two old pairs and a new one of double weight, 3/4, 3/4 and 6/4."""
+    config = Reward(centring=0.1, new_weight=2.0)
+    labels = labels_of([{}, {}, {}], config, new=1)
+    assert labels.weight_N.tolist() == pytest.approx([0.75, 0.75, 1.5])
+    assert labels.of([2, 0]).weight_N.tolist() == pytest.approx([1.5, 0.75])
+    loss, parts = pair_objective(SCORES, labels, config, 3)
+    expected = (0.75 * nats(0.5, 0.0) + 0.75 * nats(-2.25, 0.0) + 1.5 * nats(0.0, 0.0)) / 3
+    squares = (0.75 * 1.5**2 + 0.75 * 1.75**2) / 3
+    assert parts == pytest.approx({"loss": expected, "centring": squares})
+    assert float(loss) == pytest.approx(expected + 0.1 * squares)
+    each = [
+        pair_objective(SCORES[2 * i : 2 * i + 2], labels.of([i]), config, 3)[0] for i in (2, 0, 1)
+    ]
+    assert float(sum(each)) == pytest.approx(float(loss))
+
+
 def test_a_step_of_the_stage_uses_each_pairs_own_label(tiny_model, monkeypatch):
     """Microbatches go by length, so that pairs change their order: each must keep its label."""
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")

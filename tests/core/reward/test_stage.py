@@ -15,6 +15,7 @@ from rlhf_core.batching.batch import subset
 from rlhf_core.config import PPO, LoRA, Reward, Sampling
 from rlhf_core.data.splits import load_split
 from rlhf_core.data.tokenizer import load_tokenizer
+from rlhf_core.errors import BadInput
 from rlhf_core.modeling.models import inference, load_scalar
 from rlhf_core.modeling.reading import own_reading
 from rlhf_core.modeling.smoke import smoke
@@ -115,3 +116,10 @@ def test_a_reward_model_from_a_base_that_pads_with_its_end_gets_padding_of_its_o
     result = ppo(base, reward, tiny_splits, tmp_path / "ppo", PPO_TINY)
     policy = load_tokenizer(result.outputs["model"].path)
     assert policy.get_vocab() == load_tokenizer(base).get_vocab()
+
+
+def test_missing_strengths_are_refused_before_the_work_of_encoding(trained, tiny_model, tmp_path):
+    """Bug: with later labels the rows were encoded first."""
+    with pytest.raises(BadInput, match="comparisons have no strength"):
+        trained(tiny_model, REWARD.model_copy(update={"margin_scale": 1.0}))
+    assert not RunDir(tmp_path / "reward").tokens.exists()
