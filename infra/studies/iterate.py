@@ -11,9 +11,10 @@ each has a registry name, and so a champion, of its own.
 The measure is the true utility of the last round's policy on held-out prompts, which no gate has
 picked; that of the final champion stands beside it. Gates that would end a loop of weak first
 models are off; the contest with the champion is on. The difference between the arms is taken within
-seeds, and its interval is Student's over the seeds. A finished arm is a file in FOLDER/arms; a
-stopped study goes on where it was. Without --seeds nothing runs, and the table of the finished
-arms is printed.
+seeds, and its interval is Student's over the seeds. A seed in which a round that is compared has no
+policy to measure, because a gate refused it, is left out of that difference and counted. A finished
+arm is a file in FOLDER/arms; a stopped study goes on where it was. Without --seeds nothing runs,
+and the table of the finished arms is printed.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from rlhf_core.rundir import write_atomically
 from rlhf_core.statistics.clusters import linearised
 
 ARMS = ("rounds", "once")
-TRUTH, KL = "eval/independent_policy", "eval/kl_per_response"
+UTILITY, KL = "eval/independent_policy", "eval/kl_per_response"
 # every policy is measured, and round 0 is a champion, however few comparisons it has seen
 EVALUATION_GATES_OFF = (
     "evaluate.gate.min_win_rate_lower=0.0",
@@ -145,8 +146,8 @@ def arm_row(study: Study, seed: int, arm: str) -> dict | None:
         "seed": seed,
         "arm": arm,
         "labels": sum(one["labels"]["pairs"] for one in rounds if one["labels"]),
-        "utility": [_value(one, TRUTH) for one in rounds],
-        "champion": _value(stands, TRUTH),
+        "utility": [_value(one, UTILITY) for one in rounds],
+        "champion": _value(stands, UTILITY),
         "kl": _value(last, KL),
         "accuracy": [_value(one, "reward/accuracy") for one in rounds],
         "outcomes": [one["outcome"] for one in rounds],
@@ -157,9 +158,14 @@ def _value(one: dict, name: str) -> float | None:
     return one["metrics"][name]["value"] if name in one["metrics"] else None
 
 
-def difference(values: Sequence[float]) -> dict:
-    """Return the mean of paired differences with Student's 95% interval; None below two."""
-    found = {"mean": fmean(values), "seeds": len(values), "low": None, "high": None}
+def difference(pairs: Sequence[tuple[float | None, float | None]]) -> dict:
+    """Return the mean of the differences a - b within pairs, with Student's 95% interval.
+
+    Pairs that lack a value are counted as left_out. Mean and interval are None of too few pairs.
+    """
+    values = [a - b for a, b in pairs if a is not None and b is not None]
+    found = {"mean": fmean(values) if values else None, "seeds": len(values)}
+    found |= {"left_out": len(pairs) - len(values), "low": None, "high": None}
     if len(values) > 1:
         terms = [(1, np.array(values, dtype=float), np.ones(len(values)))]
         found["low"], found["high"] = linearised(terms, 0.95)
@@ -167,14 +173,23 @@ def difference(values: Sequence[float]) -> dict:
 
 
 def compared(rows: dict[tuple[int, str], dict]) -> dict[str, dict]:
-    """Return the differences within the seeds whose two arms are finished."""
+    """Return the differences within the seeds whose two arms are finished.
+
+    Raises SystemExit for arms of one seed that have spent different numbers of labels.
+    """
     seeds = sorted({seed for seed, _ in rows if all((seed, arm) in rows for arm in ARMS)})
     pairs = [(rows[seed, "rounds"], rows[seed, "once"]) for seed in seeds]
+    for a, b in pairs:
+        if a["labels"] != b["labels"]:
+            raise SystemExit(
+                f"seed {a['seed']} has {a['labels']} labels in rounds and {b['labels']} at once;"
+                " expected as many in both arms. Take its files out of the folder arms."
+            )
     found = {
-        "rounds - once, last policy": [a["utility"][-1] - b["utility"][-1] for a, b in pairs],
-        "rounds - once, champion": [a["champion"] - b["champion"] for a, b in pairs],
-        "rounds - round 0": [a["utility"][-1] - a["utility"][0] for a, _ in pairs],
-        "once - round 0": [b["utility"][-1] - b["utility"][0] for _, b in pairs],
+        "rounds - once, last policy": [(a["utility"][-1], b["utility"][-1]) for a, b in pairs],
+        "rounds - once, champion": [(a["champion"], b["champion"]) for a, b in pairs],
+        "rounds - round 0": [(a["utility"][-1], a["utility"][0]) for a, _ in pairs],
+        "once - round 0": [(b["utility"][-1], b["utility"][0]) for _, b in pairs],
     }
     return {name: difference(values) for name, values in found.items() if values}
 
@@ -195,10 +210,15 @@ def report(study: Study, seeds: Sequence[int]) -> str:
             f"| {row['seed']} | {row['arm']} | {row['labels']} | {utility} |"
             f" {_text(row['champion'])} | {_text(row['kl'])} | {outcomes} |"
         )
-    lines += ["", "| difference | mean | 95% interval | seeds |", "|---|---|---|---|"]
+    lines += [
+        "",
+        "| difference | mean | 95% interval | seeds | left out |",
+        "|---|---|---|---|---|",
+    ]
     for name, one in differences.items():
+        mean = "-" if one["mean"] is None else f"{one['mean']:+.3f}"
         between = "-" if one["low"] is None else f"{one['low']:+.3f} to {one['high']:+.3f}"
-        lines.append(f"| {name} | {one['mean']:+.3f} | {between} | {one['seeds']} |")
+        lines.append(f"| {name} | {mean} | {between} | {one['seeds']} | {one['left_out']} |")
     return "\n".join(lines)
 
 

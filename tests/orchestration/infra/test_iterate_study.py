@@ -29,14 +29,14 @@ def study(program, tmp_path):
     return make
 
 
-def write_arm(study, seed: int, arm: str, utilities: list[float]) -> None:
+def write_arm(study, seed: int, arm: str, utilities: list[float | None]) -> None:
     rounds = [
         {
             "labels": {"pairs": 60 // (len(utilities) - 1)} if number else None,
-            "metrics": {"eval/independent_policy": {"value": utility}},
+            "metrics": {} if utility is None else {"eval/independent_policy": {"value": utility}},
             "policy": f"p{number}",
             "champion": "p1",
-            "outcome": "promoted",
+            "outcome": "refused" if utility is None else "promoted",
         }
         for number, utility in enumerate(utilities)
     ]
@@ -63,7 +63,7 @@ def test_differences_are_taken_within_seeds_that_have_both_arms(program, study):
     write_arm(study(), 2, "rounds", [0.5, 1.0, 1.0, 1.0])
     assert program.finished_seeds(study()) == [1, 2]
     text = program.report(study(), [1, 2])
-    assert "| rounds - once, last policy | +1.000 | - | 1 |" in text
+    assert "| rounds - once, last policy | +1.000 | - | 1 | 0 |" in text
     assert "| 1 | rounds | 60 | 0.000, 1.000, 1.500, 2.000 | 1.000 |" in text
     write_arm(study(), 2, "once", [0.5, 1.0])
     program.report(study(), [1, 2])
@@ -72,6 +72,26 @@ def test_differences_are_taken_within_seeds_that_have_both_arms(program, study):
     # differences 1 and 0: mean 0.5, Student's t of one degree of freedom is 12.706
     assert last["mean"] == 0.5 and last["high"] == pytest.approx(0.5 + 12.706 * 0.5, abs=1e-2)
     assert found["rounds - once, champion"]["mean"] == 0.0
+
+
+def test_a_seed_whose_last_round_was_refused_is_left_out_and_counted(program, study):
+    """Bug: it ended the study with a TypeError."""
+    for seed, last in ((1, 2.0), (2, None)):
+        write_arm(study(), seed, "rounds", [0.0, 1.0, 1.5, last])
+        write_arm(study(), seed, "once", [0.0, 1.0])
+    text = program.report(study(), [1, 2])
+    assert "| rounds - once, last policy | +1.000 | - | 1 | 1 |" in text
+    assert "| once - round 0 | +1.000 | +1.000 to +1.000 | 2 | 0 |" in text
+    assert program.difference([(None, 1.0)])["mean"] is None
+
+
+def test_arms_of_one_seed_have_spent_the_same_labels(program, study):
+    write_arm(study(), 1, "rounds", [0.0, 1.0, 1.5, 2.0])
+    write_arm(study(), 1, "once", [0.0, 1.0])
+    file = study().file(1, "once")
+    file.write_text(file.read_text().replace('"pairs": 60', '"pairs": 59'))
+    with pytest.raises(SystemExit, match="seed 1 has 60 labels in rounds and 59 at once; expected"):
+        program.report(study(), [1])
 
 
 def test_a_folder_holds_arms_of_one_size(program, study):
