@@ -1,16 +1,22 @@
 """What a loop is asked for, checked before anything runs."""
 
 from dataclasses import dataclass
+from math import ceil
 
+from flows.iterate.round_0 import settings_of_round_0
 from rlhf_core.config import Recipe, load_recipe
+from rlhf_core.config.decidable import samples_needed
 from rlhf_core.config.preference.label_use import why_not_learning
 from rlhf_core.digest import digest_json
 from rlhf_core.errors import BadInput
 from rlhf_core.labels.candidates import PairSource
 from rlhf_core.labels.picking import Pick
+from rlhf_core.labels.votes import JUDGE
+from rlhf_core.named_functions import JUDGES
 from rlhf_core.prepare import QUICKSTART
 from rlhf_core.rundir import Artifact
-from tasks.iterate.iteration import JUDGE, Iteration, LabelRequest
+from rlhf_core.stage_catalogue import NEW_HELDOUT
+from tasks.iterate.iteration import Iteration, LabelRequest
 from tasks.records.workspace import Workspace
 from tasks.stages.contract import check_paths
 from tasks.stages.functions.source import source_of
@@ -18,8 +24,6 @@ from tasks.stages.spec import local
 from tasks.stages.validate import PREPARED
 
 SIMULATED = "simulated"
-# the beginnings of keys that are about new comparisons, which round 0 does not have
-OF_NEW = ("reward.new_weight", "dpo.new_weight", "reward.gate.min_new_")
 ANNOTATORS = f"rlhf_core.{QUICKSTART}.annotators:votes"
 
 
@@ -49,7 +53,7 @@ class IterationPlan:
 
     def settings_of(self, number: int) -> list[str]:
         """Return the settings of a round, the files of its labels apart."""
-        return self.settings if number else _first(self.recipe, self.settings)
+        return self.settings if number else settings_of_round_0(self.recipe, self.settings)
 
 
 def make_plan(recipe: str, settings: list[str], options: IterationOptions) -> IterationPlan:
@@ -57,7 +61,7 @@ def make_plan(recipe: str, settings: list[str], options: IterationOptions) -> It
 
     Raises ConfigError or BadInput for a recipe, files or labels that it cannot have.
     """
-    loaded = load_recipe(recipe, _first(recipe, settings))
+    loaded = load_recipe(recipe, settings_of_round_0(recipe, settings))
     request = LabelRequest(
         by=_annotators(loaded, options.by),
         sources=options.sources,
@@ -69,9 +73,9 @@ def make_plan(recipe: str, settings: list[str], options: IterationOptions) -> It
     require_learning(loaded, request)
     require_scores(loaded, request)
     later = _later(recipe, settings, request)
-    identity = digest_json(
-        [later.model_dump(mode="json"), request.model_dump(mode="json"), _data_digests(loaded)]
-    )[:12]
+    if not loaded.data.new_comparisons:
+        require_new_pairs(later, options.rounds * options.pairs)
+    identity = _identity(loaded, later, request)
     iteration = Iteration(
         id=identity,
         name=f"{loaded.name}-iterate-{identity[:7]}",
@@ -84,12 +88,6 @@ def make_plan(recipe: str, settings: list[str], options: IterationOptions) -> It
     return IterationPlan(recipe, settings, loaded, iteration)
 
 
-def _first(recipe: str, settings: list[str]) -> list[str]:
-    """Return the settings of round 0: without those about new comparisons that it lacks."""
-    first = [setting for setting in settings if not setting.strip().startswith(OF_NEW)]
-    return settings if load_recipe(recipe, first).data.new_comparisons else first
-
-
 def _later(recipe: str, settings: list[str], request: LabelRequest) -> Recipe:
     """Return the recipe of the further rounds, with names in place of what they make.
 
@@ -99,6 +97,29 @@ def _later(recipe: str, settings: list[str], request: LabelRequest) -> Recipe:
     if request.continue_reward:
         made.append('reward.start="the reward model of the champion"')
     return load_recipe(recipe, [*settings, *made])
+
+
+def _identity(loaded: Recipe, later: Recipe, request: LabelRequest) -> str:
+    """Return the id of a loop: other recipes, labels, labellers' sources or data are another one.
+
+    The recipe's own new comparisons are in `loaded` alone.
+    """
+    own = [source.model_dump(mode="json") for source in loaded.data.new_comparisons]
+    asked = [request.model_dump(mode="json"), _labellers(loaded, request)]
+    values = [later.model_dump(mode="json"), own, asked, _data_digests(loaded)]
+    return digest_json(values)[:12]
+
+
+def _labellers(recipe: Recipe, request: LabelRequest) -> dict[str, str]:
+    """Return the digests of the sources of the functions that label, or that pick the pairs."""
+    judge = recipe.evaluate.judge
+    found: dict[str, str] = {}
+    if request.by != JUDGE:
+        found["by"] = source_of("--by", request.by, group=None).digest
+    asks_judge = request.by == JUDGE or "contested" in request.sources
+    if asks_judge and judge and judge.function:
+        found["judge"] = source_of("evaluate.judge.function", judge.function, JUDGES).digest
+    return found
 
 
 def _annotators(recipe: Recipe, by: str | None) -> str:
@@ -146,11 +167,34 @@ def require_learning(recipe: Recipe, request: LabelRequest) -> None:
             f"new labels would not train the policy of recipe {recipe.name}: {why}; expected a"
             f" recipe whose stage {learner} learns from comparisons."
         )
-    if request.continue_reward and (not recipe.has_reward or recipe.model.reward):
+    trains_reward = recipe.has_reward and not recipe.model.reward
+    if trains_reward and recipe.reward.margin_scale:
+        raise BadInput(
+            f"reward.margin_scale of recipe {recipe.name} is {recipe.reward.margin_scale:g}, which"
+            " needs by how much each chosen reply is better, and the labels of the rounds say which"
+            " one alone; expected 0. Set reward.margin_scale = 0."
+        )
+    if request.continue_reward and not trains_reward:
         raise BadInput(
             f"--continue-reward: recipe {recipe.name} trains no reward model (align ="
             f" {recipe.align!r}); leave the option out."
         )
+
+
+def require_new_pairs(later: Recipe, labels: int) -> None:
+    """Raise BadInput for a gate that the labels of all rounds together would hardly decide.
+
+    later: the recipe of the further rounds. labels: the pairs of all rounds.
+    """
+    share = later.data.heldout_fraction
+    for gate, _, split, least in samples_needed(later):
+        if split == NEW_HELDOUT and labels * share < least:
+            raise BadInput(
+                f"{gate} needs {least} held-out pairs of the rounds' labels, and {labels} labels in"
+                f" all give about {labels * share:g} (data.heldout_fraction = {share:g}); expected"
+                f" {ceil(least / share)} labels or more. Raise --labels or --rounds, or lower the"
+                " least number of the gate."
+            )
 
 
 def require_scores(recipe: Recipe, request: LabelRequest) -> None:

@@ -13,12 +13,11 @@ from rlhf_core.judging.functions import answers, conversation, with_messages
 from rlhf_core.judging.judge import load_judge
 from rlhf_core.judging.verdicts import AskJudge, compare
 from rlhf_core.labels.outcome import lines
-from rlhf_core.labels.votes import CHOICES, Choice, LabelPair, Vote, read_pairs
+from rlhf_core.labels.votes import CHOICES, JUDGE, Choice, LabelPair, Vote, read_pairs
 from rlhf_core.named_functions import load_function
 from rlhf_core.rundir import Output, RunDir, StageSpec, write_atomically
 
 FILE = "votes.jsonl"
-JUDGE = "judge"  # its name as an annotator
 ROLE = "function of annotators"
 _OUTCOMES: dict[float | None, Choice] = {1.0: "a", 0.5: "same", 0.0: "b", None: "cannot_judge"}
 

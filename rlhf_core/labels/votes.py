@@ -17,6 +17,7 @@ from rlhf_core.evidence.items import prompt_id
 Choice = Literal["a", "b", "same", "both_bad", "cannot_judge"]
 CHOICES: tuple[Choice, ...] = ("a", "b", "same", "both_bad", "cannot_judge")
 MIRRORED: dict[Choice, Choice] = {"a": "b", "b": "a"}
+JUDGE = "judge"  # the recipe's judge, as one who labels
 STRENGTHS = {"slightly": 1.0, "clearly": 2.0, "much": 3.0}  # by how much a reply is better
 
 

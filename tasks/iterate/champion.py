@@ -41,19 +41,31 @@ def champion_digest(workspace: Workspace, recipe: Recipe) -> str | None:
 def champion_models(workspace: Workspace, recipe: Recipe, latest: Record) -> ChampionModels | None:
     """Return the present champion's models; None without a champion.
 
-    latest: the loop's latest run, whose training splits are asked about. The reward model is the
-    one that the champion was trained with, or else the one of its run.
+    latest: the loop's latest run, whose training splits are asked about; see has_splits. The reward
+    model is the one that the champion was trained with, or else the one of its run.
     """
     champion = _champion(workspace, recipe)
     if champion is None:
         return None
-    validated = latest.stage(VALIDATE.name)
-    result = validated.result if validated else None
-    splits = result.outputs if result else {}
+    splits = _splits(latest)
     inputs = {name: splits[name] for name in SPLITS if name in splits}
     made_by = _maker(workspace, champion.policy.digest)
     inputs |= _models(champion, made_by)
     return ChampionModels(RunModels(made_by or latest, recipe, inputs), made_by)
+
+
+def has_splits(run: Record) -> bool:
+    """Return True if the training splits of a run are in the workspace, where gc may remove them.
+
+    A run that ended before its data were read has none either.
+    """
+    return bool(_splits(run))
+
+
+def _splits(run: Record) -> dict[str, Artifact]:
+    validated = run.stage(VALIDATE.name)
+    result = validated.result if validated else None
+    return result.outputs if result else {}
 
 
 def _champion(workspace: Workspace, recipe: Recipe) -> Rival | None:
@@ -66,7 +78,7 @@ def _models(champion: Rival, made_by: Record | None) -> dict[str, Artifact]:
     found = {"policy": champion.policy}
     if champion.reward:
         found["reward"] = champion.reward
-    if made_by is None:
+    if made_by is None or not has_splits(made_by):
         return found
     own = models_of(made_by).inputs
     return found | {name: own[name] for name in ("policy", "reward") if name in own}

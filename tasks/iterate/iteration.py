@@ -17,7 +17,6 @@ from tasks.records.workspace import Workspace
 from tasks.sweeps.sweep import SweepMetric
 
 COMPARISONS = "comparisons.jsonl"
-JUDGE = "judge"  # of LabelRequest.by
 RoundOutcome = Literal["promoted", "not promoted", "refused"]
 TRUTH, PROXY = "eval/independent_gain", "eval/score_gain"
 KL = "eval/kl_per_response"
@@ -52,7 +51,8 @@ class RoundLabels(BaseModel):
 class IterationRound(BaseModel):
     """One round that has ended. Round 0 is the recipe's run without labels of its own.
 
-    refused_by: the gates that refused it, as 'stage.gate'; 'contest' for the champion's.
+    refused_by: the gates that refused it, or had too few new pairs to decide on, as 'stage.gate';
+    'contest' for the champion's, 'approval' for a person's no.
     """
 
     number: int

@@ -11,16 +11,16 @@ from pathlib import Path
 from rlhf_core.config import Recipe
 from rlhf_core.config.stage_configs import LabelVotesStageConfig
 from rlhf_core.digest import code_digest
-from rlhf_core.errors import GateRefused
+from rlhf_core.errors import BadInput, GateRefused
 from rlhf_core.labels.outcome import labelled_data, lines
-from rlhf_core.labels.votes import LabelPair, Vote, both_orders, read_pairs, read_vote_lines
+from rlhf_core.labels.votes import JUDGE, LabelPair, Vote, both_orders, read_pairs, read_vote_lines
 from rlhf_core.named_functions import JUDGES
 from rlhf_core.rundir import Artifact, StageSpec, write_atomically
 from rlhf_core.seeds import round_seed
 from rlhf_core.stage_catalogue import LABEL_VOTES
 from tasks.execution.stage_process import run_stage
 from tasks.iterate.champion import ChampionModels, champion_models
-from tasks.iterate.iteration import COMPARISONS, JUDGE, Iteration, RoundLabels
+from tasks.iterate.iteration import COMPARISONS, Iteration, RoundLabels
 from tasks.labels.files import PROVENANCE, publish, written_files
 from tasks.labels.sources import WantedPairs, picked_pairs
 from tasks.records.run_record import Record
@@ -36,7 +36,8 @@ def labels_of(
     """Return the labels of the next round: make them, or find them made.
 
     recipe: the loop's. latest: the run of the round before. Raises GateRefused without a champion,
-    BadInput for sources that give no pair, and what the stages raise.
+    BadInput for sources that give no pair and for a champion without the reward model that is to
+    learn on, and what the stages raise.
     """
     number = len(iteration.rounds)
     out = iteration.round_folder(workspace, number) / COMPARISONS
@@ -49,6 +50,8 @@ def labels_of(
                 f" {recipe.registry.name}-policy has no champion. Have a first run promoted (rlhf"
                 " gates latest says what it lacks)."
             )
+        if iteration.request.continue_reward:
+            _require_reward(iteration, champion)
         _make(workspace, iteration, recipe, champion)
     known = json.loads((out.with_suffix(".labels") / PROVENANCE).read_text(encoding="utf-8"))
     return RoundLabels(
@@ -61,6 +64,19 @@ def labels_of(
         model_run=known["run"]["name"],
         reward_model=known["reward_model"],
     )
+
+
+def _require_reward(iteration: Iteration, champion: ChampionModels) -> None:
+    """Raise BadInput where no reward model of the champion is known, before anything is labelled.
+
+    It may come from DPO or KTO, or its reward model was deleted.
+    """
+    if "reward" not in champion.models.inputs:
+        raise BadInput(
+            f"--continue-reward: the champion of {iteration.registry}-policy has no known reward"
+            " model to train on from; expected a champion of PPO whose reward model is registered."
+            " Leave the option out, which begins another loop, or promote another policy."
+        )
 
 
 def _make(

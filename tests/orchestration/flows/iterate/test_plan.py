@@ -1,5 +1,7 @@
 """What `rlhf iterate` refuses before anything runs."""
 
+from pathlib import Path
+
 import pytest
 
 from flows.iterate.plan import ANNOTATORS, IterationOptions, make_plan
@@ -28,6 +30,12 @@ def options(**changes) -> IterationOptions:
         (DPO, {"continue_reward": True}, "--continue-reward: recipe tiny trains no reward model"),
         (DPO, {"sources": ("contested",)}, "--from contested needs two raters that can differ"),
         ([], {"pick": "disagreement"}, "--pick disagreement needs two raters .* has 1; expected"),
+        (["reward.margin_scale=0.1"], {}, "reward.margin_scale of recipe tiny is 0.1, which needs"),
+        (
+            ["reward.gate.min_new_accuracy=0.6"],
+            {},
+            r"\(new_pairs\) needs 20 held-out .* 20 labels in all give about 2 .*ected 200 labels",
+        ),
         (["data.comparisons=absent.jsonl"], {}, "data.comparisons is 'absent.jsonl': no file"),
     ],
 )
@@ -87,6 +95,26 @@ def test_a_loop_is_known_by_recipe_labels_and_data_and_not_by_its_length(recipe_
     others = [identity(["seed=2"]), identity(pairs=11), identity(pick="diverse")]
     (data_files / "c.jsonl").write_text('{"prompt": "q"}\n')
     assert len({first, *others, identity()}) == 5
+
+
+def test_another_source_of_a_labeller_or_other_own_new_comparisons_are_another_loop(
+    recipe_file, data_files, tmp_path, monkeypatch
+):
+    """Bug: an edited function, or other new comparisons of the hub, went on with the same loop."""
+    monkeypatch.chdir(tmp_path)
+    own = Path("my_labels.py")
+    hub = 'data.new_comparisons=[{{path = "org/{}", format = "hub"{}}}]'
+
+    def identity(*settings: str, by: str = ANNOTATORS) -> str:
+        return make_plan(str(recipe_file), list(settings), options(by=by)).iteration.id
+
+    judged = "evaluate.judge.function=my_labels:label"
+    found = []
+    for body in ("return []", "return None"):
+        own.write_text(f"def votes(*given): {body}\ndef label(*given): {body}\n")
+        found += [identity(by="my_labels:votes"), identity(judged, by="judge")]
+    found += [identity(hub.format("a", ", limit = 5")), identity(hub.format("b", ""))]
+    assert len({*found, identity()}) == 7
 
 
 def test_the_quickstart_is_labelled_by_its_annotators(home):
