@@ -1,7 +1,9 @@
 """Run the rounds of a loop: label, run the recipe on all labels so far, record the outcome."""
 
+import contextlib
 import json
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Iterator
 
 from flows.display.run import quiet_libraries
 from flows.iterate.figure import write_page
@@ -10,12 +12,12 @@ from flows.iterate.result import IterationResult
 from flows.iterate.table import markdown
 from flows.sweeps.runs import BAD_INPUT, run_point
 from rlhf_core.errors import BadInput, GateRefused, RLHFError
-from rlhf_core.stage_catalogue import PROMOTE
-from tasks.iterate.champion import champion_digest
+from rlhf_core.stage_catalogue import PROMOTE, VALIDATE
+from tasks.iterate.champion import champion_digest, has_splits
 from tasks.iterate.iteration import Iteration, RoundLabels, load, save
 from tasks.iterate.labelling import labels_of
-from tasks.iterate.outcome import is_settled, newest_record, round_of
-from tasks.iterate.tracking import forward
+from tasks.iterate.outcome import has_outcome, newest_record, round_of
+from tasks.iterate.tracking import close, forward
 from tasks.records.run_record import Record, find_records, record_lock
 from tasks.records.workspace import Workspace
 from tasks.tracking.address import require_address
@@ -42,10 +44,11 @@ def run_iteration(plan: IterationPlan, say: Callable[[str], None]) -> IterationR
         iteration = load(workspace, plan.iteration)
         result = IterationResult(iteration, iteration.folder(workspace), len(iteration.rounds))
         say(_announcement(iteration, result.already_done))
-        while len(result.iteration.rounds) <= plan.iteration.rounds_wanted:
-            result.iteration = _with_next_round(workspace, plan, result.iteration, say)
-            save(workspace, result.iteration)
-            _show(workspace, result)
+        with _closed_at_error(result):
+            while len(result.iteration.rounds) <= plan.iteration.rounds_wanted:
+                result.iteration = _with_next_round(workspace, plan, result.iteration, say)
+                save(workspace, result.iteration)
+                _show(workspace, result)
         if result.page is None:
             _show(workspace, result)
         return result
@@ -63,6 +66,17 @@ def _show(workspace: Workspace, result: IterationResult) -> None:
         result.problem = brief(error)
 
 
+@contextlib.contextmanager
+def _closed_at_error(result: IterationResult) -> Iterator[None]:
+    """End the loop's run in MLflow where an error ends the command; the next one opens it again."""
+    try:
+        yield
+    except RLHFError:
+        with contextlib.suppress(Exception):  # the error says more than an MLflow without answer
+            close(result.iteration)
+        raise
+
+
 def _announcement(iteration: Iteration, done: int) -> str:
     request, wanted = iteration.request, iteration.rounds_wanted
     text = (
@@ -77,13 +91,12 @@ def _with_next_round(
 ) -> Iteration:
     """Return the iteration with one more round, which was made or found made."""
     number, labels = len(iteration.rounds), None
-    settings = plan.settings_of(number)
     if number:
-        latest = _latest(workspace, iteration)
+        latest = _latest(workspace, plan, iteration)
         say(f"round {number}: pairs by the champion, and their labels")
         labels = labels_of(workspace, iteration, plan.loaded, latest)
         say(_labels_text(number, labels))
-        settings = [*settings, *_with_labels(workspace, plan, iteration, labels)]
+    settings = _settings(workspace, plan, iteration, number, labels)
     record = _record(workspace, plan, iteration, settings)
     champion = champion_digest(workspace, plan.loaded)
     ended = round_of(record, number, labels, champion)
@@ -99,24 +112,52 @@ def _labels_text(number: int, labels: RoundLabels) -> str:
     )
 
 
-def _latest(workspace: Workspace, iteration: Iteration) -> Record:
-    """Return the pipeline run of the latest round. Raises BadInput where its record is gone."""
-    found = find_records(workspace, iteration.rounds[-1].record_id)
+def _latest(workspace: Workspace, plan: IterationPlan, iteration: Iteration) -> Record:
+    """Return the pipeline run of the latest round.
+
+    Raises BadInput where its record, or what the next round reads of it, is gone.
+    """
+    ended = iteration.rounds[-1]
+    found = find_records(workspace, ended.record_id)
     if not found:
         raise BadInput(
-            f"the run {iteration.rounds[-1].run} of {iteration.name} is not in {workspace.outbox}"
-            f" any more; expected its record. Remove {iteration.folder(workspace)} to begin anew."
+            f"the run {ended.run} of {iteration.name} is not in {workspace.outbox} any more;"
+            f" expected its record. Remove {iteration.folder(workspace)} to begin anew."
         )
+    is_labelled = iteration.label_files(workspace, len(iteration.rounds))[-1].exists()
+    if not is_labelled and not has_splits(found[0]):
+        raise _without_data(workspace, plan, iteration)
     return found[0]
 
 
-def _with_labels(
-    workspace: Workspace, plan: IterationPlan, iteration: Iteration, labels: RoundLabels
+def _without_data(workspace: Workspace, plan: IterationPlan, iteration: Iteration) -> BadInput:
+    """Return the error about the latest run whose training data are gone."""
+    ended = iteration.rounds[-1]
+    settings = _settings(workspace, plan, iteration, ended.number, ended.labels)
+    words = [word for setting in settings for word in ("--set", setting)]
+    again = shlex.join(["rlhf", "run", plan.recipe, "--until", VALIDATE.name, *words])
+    return BadInput(
+        f"the training data of {ended.run}, the latest run of {iteration.name}, are not in the"
+        " workspace any more (rlhf gc removes what nobody has used for long); expected the output"
+        f" of its stage {VALIDATE.name}. Make them again with the same code: {again}\nElse remove"
+        f" {iteration.folder(workspace)} to begin anew."
+    )
+
+
+def _settings(
+    workspace: Workspace,
+    plan: IterationPlan,
+    iteration: Iteration,
+    number: int,
+    labels: RoundLabels | None,
 ) -> list[str]:
-    """Return the settings by which the recipe trains on the labels of all rounds so far."""
+    """Return the settings of a round, which trains on the labels of all rounds up to it."""
+    settings = list(plan.settings_of(number))
+    if labels is None:
+        return settings
     own = [source.model_dump(exclude_unset=True) for source in plan.loaded.data.new_comparisons]
-    files = map(str, iteration.label_files(workspace, len(iteration.rounds)))
-    settings = [f"data.new_comparisons={toml([*own, *files])}"]
+    files = [str(file) for file in iteration.label_files(workspace, number)]
+    settings.append(f"data.new_comparisons={toml([*own, *files])}")
     if iteration.request.continue_reward and labels.reward_model:
         settings.append(f"reward.start={toml(str(labels.reward_model))}")
     return settings
@@ -136,14 +177,30 @@ def _record(
 ) -> Record:
     """Return the record of the round's run that ended: made now, or by a call that was killed.
 
-    Raises BadInput or RLHFError as the run did; a refusal is an end.
+    Raises BadInput or RLHFError as the run did, and GateRefused for a refusal that is no verdict
+    on the policy. A verdict is an end.
     """
     number = len(iteration.rounds)
     record = newest_record(workspace, iteration, number)
-    if record is None or not is_settled(record):
+    if record is None or not has_outcome(record):
         end = run_point(plan.recipe, settings, PROMOTE, iteration.membership(number))
         record = newest_record(workspace, iteration, number)
-        if end.exit_code not in (0, REFUSED) or record is None:
+        is_known = end.exit_code in (0, REFUSED, BAD_INPUT)
+        if not is_known or record is None or not has_outcome(record):
             kind = {BAD_INPUT: BadInput, REFUSED: GateRefused}.get(end.exit_code, RLHFError)
-            raise kind(f"round {number}: {end.error} The same command goes on from here.")
+            error = end.error or "its run has not read the labels that are there."
+            text = f"round {number}: {error} The same command goes on from here."
+            raise kind(text + _about_labels(workspace, iteration, end.exit_code))
     return record
+
+
+def _about_labels(workspace: Workspace, iteration: Iteration, exit_code: int) -> str:
+    """Return how to go on where the labels of a round may be what its run cannot read."""
+    number = len(iteration.rounds)
+    if exit_code != BAD_INPUT or not number:
+        return ""
+    file = iteration.label_files(workspace, number)[-1]
+    return (
+        f" It takes the round's labels as they are: where they are at fault, correct {file}, or"
+        f" remove {file.parent} to have the round labelled anew."
+    )

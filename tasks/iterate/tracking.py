@@ -37,3 +37,12 @@ def forward(workspace: Workspace, iteration: Iteration, page: Path, table: str) 
     else:
         client.update_run(run_id, status="RUNNING")
     return iteration
+
+
+def close(iteration: Iteration) -> None:
+    """End the loop's run in MLflow as failed: an error has ended the loop before its last round.
+
+    Raises the client's errors when MLflow does not answer.
+    """
+    if iteration.run_id:
+        connect(iteration.tracking_uri).set_terminated(iteration.run_id, "FAILED", now())

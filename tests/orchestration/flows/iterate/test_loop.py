@@ -3,15 +3,19 @@
 import itertools
 import json
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
 
 import pytest
+from synthetic import Story
 from workspaces import client, started
 
-from flows.iterate.loop import toml
-from flows.iterate.plan import ANNOTATORS
+from flows.iterate.loop import run_iteration, toml
+from flows.iterate.plan import ANNOTATORS, IterationOptions, make_plan
+from rlhf_core.errors import BadInput
+from tasks.iterate.iteration import IterationRound, save
 from tasks.records import events
 from tasks.records.run_record import Record, record_lock, records
 from tasks.records.workspace import Workspace
@@ -171,6 +175,8 @@ def test_without_a_champion_there_is_nothing_to_sample_with(rlhf, recipe_file, h
     rounds = json.loads((folder / "iteration.json").read_text())["rounds"]
     assert [one["outcome"] for one in rounds] == ["refused"]
     assert rounds[0]["refused_by"] == ["reward.accuracy"] and not list(folder.glob("round-*"))
+    known = json.loads((folder / "iteration.json").read_text())
+    assert client(home).get_run(known["run_id"]).info.status == "FAILED"
 
 
 def test_sources_are_written_as_toml():
@@ -178,3 +184,20 @@ def test_sources_are_written_as_toml():
 
     value = [{"path": 'a "b" é.jsonl', "columns": {"prompt": "q"}, "limit": 3}, "c.jsonl"]
     assert tomllib.loads(f"value = {toml(value)}")["value"] == value
+
+
+def test_training_data_that_gc_has_removed_are_named_with_the_command_that_makes_them(
+    recipe_file, synthetic
+):
+    """Bug: a larger --rounds after `rlhf gc` ended in a KeyError of a stage process."""
+    record = synthetic.write(Story("first"))
+    record.save(synthetic.workspace)
+    options = IterationOptions(1, 60, ("onpolicy",), "random", ANNOTATORS)
+    plan = make_plan(str(recipe_file), ["seed=2", "reward.new_weight=2"], options)
+    ended = IterationRound(number=0, outcome="promoted", run="first", record_id=record.id)
+    save(synthetic.workspace, plan.iteration.model_copy(update={"rounds": [ended]}))
+    validated = record.stage("validate")
+    assert validated
+    shutil.rmtree(validated.run_dir)
+    with pytest.raises(BadInput, match="--until validate --set seed=2\nElse remove "):
+        run_iteration(plan, print)
