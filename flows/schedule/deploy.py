@@ -6,7 +6,7 @@ server checks the input against the schema of the models that read a recipe file
 
 import os
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,13 @@ from pydantic import ValidationError
 
 from flows.pipeline import pipeline
 from flows.platform.pages import NO_ACCOUNT, refuses_account
+from flows.schedule.labels import WantedLabels, look_for_labels, require_labels
 from flows.schedule.watch import data_name, remember_digest, watch, watched
 from rlhf_core.config import Recipe, load_recipe
 from rlhf_core.errors import BadInput, ConfigError, RLHFError
 from tasks.execution import concurrency
 from tasks.promotion import announce
+from tasks.records.workspace import Workspace
 
 WORKING_DIR = "working_dir"  # the job variable of process pools
 CRON_FIELDS = 5
@@ -56,8 +58,9 @@ class DeploymentOptions:
     timezone: str = "UTC"
     paused: bool = False
     on_data: tuple[str, ...] | None = None  # paths to watch; empty: the recipe's data files
-    every: int = 300  # seconds between two checks of the data
+    every: int = 300  # seconds between two checks of the data, and of the labels
     on_promotion: tuple[str, ...] = ()  # registered models
+    on_labels: WantedLabels | None = None
     directory: str | None = None
 
 
@@ -88,7 +91,8 @@ def require_server() -> None:
 def deploy(name: str, settings: list[str], wanted: DeploymentOptions) -> list[RunnerDeployment]:
     """Create or replace the deployment of a recipe, and the one that watches its data if asked.
 
-    Raises BadInput without a server or pool, ConfigError for a bad cron, timezone or recipe.
+    Raises BadInput without a server or pool, and for a campaign that does not exist, ConfigError
+    for a bad cron, timezone or recipe.
     """
     recipe, wanted = checked(name, settings, wanted)
     made = build_deployments(recipe, wanted)
@@ -164,6 +168,12 @@ def build_deployments(recipe: Recipe, wanted: DeploymentOptions) -> list[RunnerD
         made.append(
             _deployment(watch, wanted, data_name(wanted.name), values, interval=wanted.every)
         )
+    if wanted.on_labels is not None:
+        require_labels(recipe, wanted.on_labels, Workspace.here())
+        looked = {"recipe": parameters["recipe"], "deployment": wanted.name}
+        looked |= asdict(wanted.on_labels)
+        name = f"{wanted.name}-labels"
+        made.append(_deployment(look_for_labels, wanted, name, looked, interval=wanted.every))
     return made
 
 

@@ -23,7 +23,27 @@ OnData = Annotated[bool, typer.Option("--on-data", help="Run when the recipe's d
 Watch = Annotated[
     list[str] | None, typer.Option(help="File or folder to watch instead; repeatable")
 ]
-Every = Annotated[int, typer.Option(min=10, help="Seconds between two checks of the data")]
+Every = Annotated[
+    int, typer.Option(min=10, help="Seconds between two checks of the data, or of the labels")
+]
+OnLabels = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CAMPAIGN",
+        help="Run when this labelling campaign has enough new labels; a pattern ('week-*') takes"
+        " later ones too",
+    ),
+]
+MinNew = Annotated[int, typer.Option(min=1, help="New labels that start a run, with --on-labels")]
+MinAlpha = Annotated[
+    float | None,
+    typer.Option(
+        min=-1.0,
+        max=1.0,
+        help="Close no campaign, with --on-labels, where the lower end of alpha's interval is below"
+        " this",
+    ),
+]
 OnPromotion = Annotated[
     list[str] | None,
     typer.Option(metavar="MODEL", help="Run when this registered model is promoted; repeatable"),
@@ -48,24 +68,35 @@ def deploy(
     on_data: OnData = False,
     watch: Watch = None,
     every: Every = 300,
+    on_labels: OnLabels = None,
+    min_new: MinNew = 200,
+    min_alpha: MinAlpha = None,
     on_promotion: OnPromotion = None,
     directory: Directory = None,
     notify: Notify = None,
     dry_run: OnlyPreview = False,
     as_json: AsJson = False,
 ) -> None:
-    """Deploy a recipe to a work pool: by cron, on new data, after a promotion.
+    """Deploy a recipe to a work pool: by cron, on new data or labels, after a promotion.
 
-    One run at a time.
+    One run at a time. With --on-labels a run trains on the labels as data.new_comparisons; an open
+    campaign with enough pairs is closed by it.
     """
     quiet_libraries()
     from flows.schedule import automations
     from flows.schedule import deploy as deployments
+    from rlhf_core.errors import BadInput
 
     paths = tuple(watch or ()) if on_data or watch else None
     models = tuple(on_promotion or ())
+    if on_labels is None and min_alpha is not None:
+        raise BadInput(
+            "--min-alpha is a bound of the labels that start a run, and there is no --on-labels;"
+            " give both, or neither."
+        )
+    labels = deployments.WantedLabels(on_labels, min_new, min_alpha) if on_labels else None
     wanted = deployments.DeploymentOptions(
-        name, pool, cron, timezone, paused, paths, every, models, directory
+        name, pool, cron, timezone, paused, paths, every, models, labels, directory
     )
     if dry_run:
         _print_preview(recipe, settings or [], wanted, as_json)

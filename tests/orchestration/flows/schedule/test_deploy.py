@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from campaigns import opened_campaign
 from command_line import RLHF
 from local_platform import FINAL, Platform, write_recipe
 
@@ -21,9 +22,12 @@ from flows.pipeline import pipeline
 from flows.platform.pages import free_port
 from flows.schedule import deploy, watch
 from flows.schedule.deploy import DeploymentOptions, build_deployments
+from flows.schedule.labels import WantedLabels, with_labels
 from rlhf_core.config import load_recipe
 from rlhf_core.errors import BadInput
 from tasks.execution import concurrency
+from tasks.labels.trigger import TriggerFile, TriggerMemory, UsedCampaign
+from tasks.records.workspace import Workspace
 
 
 def problems(parameters: dict, schema: dict, **options) -> list:
@@ -76,11 +80,30 @@ def test_the_form_names_bounds_and_meanings():
         ({"on_promotion": ("quickstart-reward",)}, "would start itself again"),
         ({"on_data": ()}, "reads no local data file"),
         ({"on_data": ("/nowhere",)}, "/nowhere: no such file"),
+        ({"on_labels": WantedLabels("week-1")}, "no labelling campaign is named 'week-1'"),
     ],
 )
-def test_a_deployment_that_cannot_be_is_refused(wanted, said):
+def test_a_deployment_that_cannot_be_is_refused(home, wanted, said):
     with pytest.raises(BadInput, match=said):
         build_deployments(load_recipe("quickstart"), DeploymentOptions("x", "pool", **wanted))
+
+
+def test_a_deployment_on_labels_looks_for_them_with_its_recipe(home):
+    wanted = WantedLabels("week-*", 150, 0.4)
+    options = DeploymentOptions("weekly", "pool", every=60, on_labels=wanted)
+    run, looking = build_deployments(load_recipe("quickstart"), options)
+    assert (looking.name, looking.flow_name) == ("weekly-labels", "rlhf-labels")
+    values = {"campaigns": "week-*", "min_new": 150, "min_alpha": 0.4, "deployment": "weekly"}
+    assert looking.parameters == run.parameters | values
+
+
+def test_a_run_on_labels_trains_on_all_that_the_deployment_has_used():
+    used = [UsedCampaign(id=name, name=name, file=f"/{name}.jsonl") for name in ("w1", "w2")]
+    recipe = load_recipe("quickstart", ["data.new_comparisons=mine.jsonl"])
+    found = with_labels(recipe, TriggerMemory().using(used))
+    paths = [source.path for source in found.data.new_comparisons]
+    assert paths == ["mine.jsonl", "/w1.jsonl", "/w2.jsonl"]
+    assert found.model_copy(update={"data": recipe.data}) == recipe
 
 
 def test_runs_of_a_deployment_do_not_overlap_and_do_not_queue():
@@ -565,6 +588,38 @@ def test_new_data_start_a_run_and_old_ones_do_not(platform):
         file.write('{"prompt": "p2", "chosen": "c", "rejected": "r"}\n')
     platform.start("rlhf-watch/ondata-data", settled_seconds=0)
     platform.wait(lambda: platform.runs("ondata"))
+
+
+@pytest.mark.slow
+def test_enough_labels_start_one_run_that_trains_on_them(platform, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", platform.mlflow)
+    workspace = Workspace(platform.home)
+    made = opened_campaign(workspace, 4, "ann")
+    words = ["--name", "onlabels", "--every", "3600", "--set", "registry.name=onlabels"]
+    unknown = [*RLHF, "deploy", platform.recipe, *words, "--on-labels", "week-47"]
+    done = subprocess.run(unknown, capture_output=True, text=True, env=platform.environment)
+    assert done.returncode == 2 and "no labelling campaign is named 'week-47'" in done.stderr
+    words += ["--on-labels", "week-48", "--min-new", "2"]
+    platform.rlhf("deploy", platform.recipe, *words)
+    made.answer("ann", most=1)
+    platform.start("rlhf-labels/onlabels-labels")
+    assert platform.ended("onlabels-labels", 1) == ["Completed"]
+    assert platform.runs("onlabels") == []
+    made.answer("ann", most=3)
+    platform.start("rlhf-labels/onlabels-labels")
+    (run,) = platform.wait(lambda: platform.runs("onlabels"))
+    (source,) = run["parameters"]["recipe"]["data"]["new_comparisons"]
+    assert len(Path(source["path"]).read_text().splitlines()) == 3
+    assert made.folder.closed()["out"] == source["path"]
+    platform.ended("onlabels-labels", 2)
+    file = TriggerFile(workspace, "onlabels")
+    memory = file.load()
+    assert memory.run == run["id"]
+    file.save(memory.model_copy(update={"run": None}))  # as of a look that was killed
+    for count in (3, 4):
+        platform.start("rlhf-labels/onlabels-labels")
+        assert platform.ended("onlabels-labels", count) == ["Completed"] * count
+    assert file.load().run == run["id"] and len(platform.runs("onlabels")) == 1
 
 
 @pytest.mark.slow
