@@ -615,6 +615,7 @@ def test_enough_labels_start_one_run_that_trains_on_them(platform, monkeypatch):
     file = TriggerFile(workspace, "onlabels")
     memory = file.load()
     assert memory.run == run["id"]
+    platform.ended("onlabels", 1)  # a run that goes on is waited for
     file.save(memory.model_copy(update={"run": None}))  # as of a look that was killed
     for count in (3, 4):
         platform.start("rlhf-labels/onlabels-labels")
