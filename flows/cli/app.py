@@ -60,7 +60,7 @@ COMMANDS = {
     },
     "live": {"live": "Serve the champion with vLLM under one address; a candidate beside it."},
     "schedules": {
-        "deploy": "Deploy a recipe to a work pool: by cron, on new data or labels, after a promotion.",
+        "deploy": "Deploy a recipe to a work pool, by cron, data, labels or promotions.",
         "undeploy": "Remove a deployment from Prefect's server, with its schedule and triggers.",
         "schedules": "List the deployments on the Prefect server, their next and latest runs.",
         "serve": "Run recipes by schedule or from Prefect's page in this process, until Ctrl-C.",

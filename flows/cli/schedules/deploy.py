@@ -77,7 +77,7 @@ def deploy(
     dry_run: OnlyPreview = False,
     as_json: AsJson = False,
 ) -> None:
-    """Deploy a recipe to a work pool: by cron, on new data or labels, after a promotion.
+    """Deploy a recipe to a work pool, by cron, data, labels or promotions.
 
     One run at a time. With --on-labels a run trains on the labels as data.new_comparisons; an open
     campaign with enough pairs is closed by it.
