@@ -149,7 +149,7 @@ class RewardGate(StageGate):
 
     def bounds(self) -> Bounds:
         """Return every gate of this section: those of pairs, and those of single labels."""
-        return {
+        old: Bounds = {
             "pairs": ("reward/heldout_pairs", "at least", self.min_pairs),
             "accuracy": ("reward/accuracy", "at least", self.min_accuracy),
             "lower_bound": ("reward/accuracy_lower", "at least", self.min_lower_bound),
@@ -163,7 +163,8 @@ class RewardGate(StageGate):
                 "more than",
                 self.min_auc_over_length,
             ),
-        } | self._of_new_labels()
+        }
+        return old | self._of_new_labels()
 
     def _of_new_labels(self) -> Bounds:
         if self.min_new_accuracy is None:

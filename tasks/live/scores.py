@@ -101,7 +101,7 @@ def _scored(
     write_private(file, rows)
     try:
         inputs = {"reward": reward, "pairs": Artifact.of(file)}
-        spec = StageSpec(
+        spec: StageSpec[LiveScoresStageConfig] = StageSpec(
             stage=LIVE_SCORES.name,
             seed=1,
             config=_config(reward.path),

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rlhf_core.labels.votes import LabelPair, pair_id_of
+from rlhf_core.labels.votes import Choice, LabelPair, pair_id_of
 from tasks.labels.campaign import Campaign, CampaignFolder
 from tasks.labels.opening import OpenOptions, make_in_mlflow, write_campaign
 from tasks.labels.pages import ANSWERS, BETTER, STRENGTH
@@ -29,12 +29,16 @@ class OpenedCampaign:
     def campaign(self) -> Campaign:
         return self.folder.load()
 
-    def log(self, trace_id: str, question: str, value: str, author: str, **more) -> None:
+    def log(
+        self, trace_id: str, question: str, value: str, author: str, rationale: str | None = None
+    ) -> None:
         import mlflow
         from mlflow.entities import AssessmentSource
 
         source = AssessmentSource("HUMAN", author)
-        mlflow.log_feedback(trace_id=trace_id, name=question, value=value, source=source, **more)
+        mlflow.log_feedback(
+            trace_id=trace_id, name=question, value=value, source=source, rationale=rationale
+        )
 
     def finish(self, annotator: str, trace_id: str, status: str = "complete", by: str = "") -> None:
         from mlflow.genai.review_queues import set_review_queue_item_status
@@ -46,11 +50,13 @@ class OpenedCampaign:
             completed_by=None if status == "pending" else by or "default",
         )
 
-    def answer(self, annotator: str, choice: str = "a", most: int = 1000, by: str = "default"):
+    def answer(
+        self, annotator: str, choice: Choice = "a", most: int = 1000, by: str = "default"
+    ) -> None:
         """Answer an annotator's first pairs: `choice` about the pair's own replies."""
         campaign = self.campaign
         words = {choice: words for words, choice in ANSWERS.items()}
-        other = {"a": "b", "b": "a"}
+        other: dict[Choice, Choice] = {"a": "b", "b": "a"}
         for one in campaign.of(annotator)[:most]:
             shown = other.get(choice, choice) if one.swapped else choice
             trace_id = campaign.trace_id(one)

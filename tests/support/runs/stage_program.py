@@ -127,14 +127,14 @@ if "champion" in spec.inputs:
     share, n = plan.get("win_rate_vs_champion", 0.4), 400
     for name in ("eval/win_rate_vs_champion", "eval/independent_win_rate_vs_champion"):
         metrics[name], counts[name] = share, n
-    scores = [1.0] * round(share * n) + [0.0] * (n - round(share * n))
+    policy_scores = [1.0] * round(share * n) + [0.0] * (n - round(share * n))
     columns: Columns = {
         "prompt": [f"prompt {i}" for i in range(n)],
         "prompt_id": [item_id(spec.inputs["prompts_heldout"].digest, str(i)) for i in range(n)],
     }
-    columns |= {"policy_score": scores, "champion_score": [0.5] * n}
+    columns |= {"policy_score": policy_scores, "champion_score": [0.5] * n}
     columns |= {"sft_score": [0.5] * n, "sft_reply": ["b"] * n, "policy_reply": ["b"] * n}
-    columns |= {"policy_independent": scores, "champion_independent": [0.5] * n}
+    columns |= {"policy_independent": policy_scores, "champion_independent": [0.5] * n}
     files |= write_items(run.path, columns)
 (run.path / "samples.table.json").write_text(
     json.dumps({"columns": ["prompt", "reply"], "data": [["a", "b"], ["c", "d"]]})
