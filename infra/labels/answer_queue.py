@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
     width, height = map(int, given.size.split("x"))
     with open_page(width, height) as page:
-        page.open(given.address)
+        page.visit(given.address)
         if given.pairs == 0:
             page.wait_for(given.until or "")
             page.picture(given.picture)

@@ -59,7 +59,7 @@ class Page:
             time.sleep(0.1)
         return found
 
-    def open(self, address: str) -> None:
+    def visit(self, address: str) -> None:
         """Go to an address."""
         self.call("Page.navigate", url=address)
 
@@ -96,7 +96,7 @@ class Page:
 
     def write(self, text: str) -> None:
         """Type a text where the cursor is."""
-        self.call("Input.insertText", text=text)
+        self.call("Input.insertText", **{"text": text})
 
     def picture(self, file: Path) -> None:
         """Write what is seen as PNG."""

@@ -126,7 +126,7 @@ def run_arm(study: Study, seed: int, arm: str) -> None:
         study.command(seed, arm),
         env=environment | {"RLHF_HOME": str(home.resolve())},
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     if done.returncode:
         raise SystemExit(done.returncode)
