@@ -42,14 +42,10 @@ def test_equal_scores_are_a_tie_and_missing_ones_are_not():
     assert score_tie({"score_chosen": 3, "score_rejected": 4}) is None
 
 
-def test_a_verdict_is_a_boolean_and_no_other_label():
-    assert [verdict({"label": v}) for v in (True, False, "true", " False")] == [
-        True,
-        False,
-        True,
-        False,
-    ]
-    assert [verdict(row) for row in ({"label": 0}, {"label": "polite"}, {})] == [None] * 3
+def test_a_verdict_is_a_thumb_and_no_other_label():
+    labels = {True: True, " False": False, 0: False, "0": False, "Down": False, "up": True}
+    assert {label: verdict({"label": label}) for label in labels} == labels
+    assert [verdict(row) for row in ({"label": 2}, {"label": "polite"}, {})] == [None] * 3
 
 
 @pytest.mark.parametrize("label", [True, 1, 1.0, "true", " TRUE ", "1", "up", "Up"])

@@ -260,7 +260,8 @@ def sft_step(folder: Path, coefficient: float) -> tuple[PreTrainedModel, dict[st
 def dpo_step(folder: Path, coefficient: float) -> tuple[PreTrainedModel, dict[str, float]]:
     config = DPO(router_aux_loss_coef=coefficient, micro_batch_tokens=12)
     engine = DeepSpeedEngine(load_policy(folder), config, dtype="float32")
-    outcome = dpo._accumulator(engine, SEQUENCES, torch.zeros(4), config, 0)([0, 1], 1)
+    pairs = dpo.WeightedPairs(SEQUENCES, 1.0)
+    outcome = dpo._accumulator(engine, pairs, torch.zeros(4), config, 0)([0, 1], 1)
     return engine.module.model, outcome.metrics
 
 
