@@ -13,6 +13,7 @@ def command_line(rlhf):
     return rlhf
 
 
+@pytest.mark.slow
 def test_a_comparison_and_a_lineage_are_those_of_the_commands(synthetic, command_line):
     for story in (Story("tiny-a-1"), Story("tiny-b-1", lift=2.0, policy="policy-b")):
         synthetic.tell(story)

@@ -14,6 +14,7 @@ def command_line(rlhf):
     return rlhf
 
 
+@pytest.mark.slow
 def test_a_promotion_and_a_rollback_are_those_of_the_commands(command_line):
     models = rlhf.registry("tiny")
     assert models.champion.version == "1"

@@ -56,7 +56,13 @@ def wait_for_stage(home, process) -> list[psutil.Process]:
     return found
 
 
-@pytest.mark.parametrize("before", [(), IGNORED], ids=["in front", "by a script's background"])
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param((), id="in front"),
+        pytest.param(IGNORED, id="by a script's background", marks=pytest.mark.slow),
+    ],
+)
 def test_ctrl_c_in_a_terminal_ends_run_and_server_within_seconds(home, start, plan, before):
     """A terminal sends the interrupt to the whole process group."""
     plan(sft={"seconds": 120})

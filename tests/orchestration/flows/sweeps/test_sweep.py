@@ -174,6 +174,7 @@ def test_a_sweep_over_seeds_compares_settings_by_mean_and_spread(rlhf, recipe_fi
     assert found["method"] == "t interval over 2 seeds, paired"
 
 
+@pytest.mark.slow
 def test_a_gate_that_refuses_is_a_result_and_bad_input_ends_the_sweep(
     rlhf, recipe_file, home, plan
 ):

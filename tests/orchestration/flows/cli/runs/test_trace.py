@@ -141,6 +141,7 @@ def started(home: Path) -> list[str]:
 # The command
 
 
+@pytest.mark.slow
 def test_trace_runs_the_missing_stages_then_the_batch_and_neither_twice(
     rlhf, recipe_file, home, tmp_path
 ):
@@ -174,6 +175,7 @@ def test_trace_runs_the_missing_stages_then_the_batch_and_neither_twice(
     )
 
 
+@pytest.mark.slow
 def test_a_refused_reward_gate_stops_the_trace_unless_it_is_overridden(
     rlhf, recipe_file, home, command
 ):
