@@ -1,4 +1,4 @@
-"""What runs cost: hours of cores and GPUs, and money."""
+"""The costs of runs: hours of cores and GPUs, and money."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any

@@ -18,7 +18,7 @@ MOST_RUNS = 32
 
 
 class SweepOptions(TypedDict, total=False):
-    """What a sweep may be given besides its keys.
+    """The options of a sweep besides its keys.
 
     until: stop each run after this stage (default: evaluate). metrics: shown and plotted (default:
     score gain, KL, independent gain). jobs: runs at the same time (default: one per GPU; 1 on a

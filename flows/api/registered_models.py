@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class PromotionOptions(TypedDict, total=False):
-    """What a promotion may be given besides its version.
+    """The options of a promotion besides its version.
 
     expect_current: refuse unless this version is champion now, 0 for none. override_contest: why a
     policy is promoted that has not beaten the champion. approved_by, comment: who approved, where

@@ -1,4 +1,4 @@
-"""What calls from Python and commands begin with: servers, quiet libraries, MLflow's client."""
+"""The start of calls from Python and of commands: servers, quiet libraries, MLflow's client."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What a loop is asked for, checked before anything runs."""
+"""The request for a loop, checked before anything runs."""
 
 from dataclasses import dataclass
 from math import ceil

@@ -1,4 +1,4 @@
-"""What `rlhf deploy` would make on Prefect's server, without making it."""
+"""A preview of what `rlhf deploy` makes on Prefect's server."""
 
 from dataclasses import dataclass, field
 
@@ -26,7 +26,7 @@ class PlannedDeployment:
 
     @property
     def sentence(self) -> str:
-        """What would be made, in one sentence."""
+        """The things that would be made, in one sentence."""
         verb = "replace" if self.replaces else "create"
         parts = [self.schedule or "no schedule", f"starts on: {', '.join(self.starts_on) or '-'}"]
         parts += [f"pool {self.pool}"] * bool(self.pool)

@@ -22,7 +22,7 @@ from tasks.tracking.client import connect
 
 @dataclass(frozen=True)
 class RunRemoval:
-    """What goes with some runs. kept: run directories that stay, and why."""
+    """The things that go with some runs. kept: run directories that stay, and why."""
 
     runs: list[Record]
     folders: list[Path]  # run directories and reports

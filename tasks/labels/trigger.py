@@ -25,7 +25,7 @@ class UsedCampaign(BaseModel):
 
 
 class TriggerMemory(BaseModel):
-    """What a deployment has used; every change is a new memory.
+    """The labels that a deployment has used; every change is a new memory.
 
     pending: names of campaigns that are about to be used. run: id of the run on the latest labels.
     tries: runs that were started on them before. refused: number of new labels when annotators last

@@ -1,4 +1,4 @@
-"""What people say of a live reply: feedback that its trace has in MLflow."""
+"""The opinions of people on a live reply: feedback that its trace has in MLflow."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -28,7 +28,7 @@ REPLY_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class Shadowing:
-    """How requests are shadowed.
+    """The settings of shadowing.
 
     share: of the champion's kept requests. routes: the servers by version. redact: the hook of the
     reply log. With one, kept prompts are not those that the champion answered, so that it answers

@@ -45,7 +45,7 @@ class RehearsedStep:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a promotion or rollback would do. before, after: each alias; empty where it is stopped.
+    """The effect of a promotion or rollback. before, after: each alias; empty where it is stopped.
 
     allowed: no step that was tried has refused.
     """
@@ -64,7 +64,7 @@ class Rehearsal:
 
     @property
     def reason(self) -> str:
-        """What would happen, in one sentence."""
+        """The effect, in one sentence."""
         verb = {"rollback": "roll back to"}.get(self.action, str(self.action))
         what = f"{verb} version {self.version} of {self.model}"
         if not self.version:

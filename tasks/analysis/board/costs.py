@@ -1,4 +1,4 @@
-"""What runs took: hours of cores and GPUs, and money, summed up by what the reader asks for."""
+"""The costs of runs: hours of cores and GPUs, and money, summed up by what the reader asks for."""
 
 import re
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What an hour of a core and of a GPU costs: a TOML file of the site, not of a recipe.
+"""The prices of an hour of a core and of a GPU: a TOML file of the site, not of a recipe.
 
 currency = "EUR"
 cpu_hour = 0.04

@@ -29,7 +29,7 @@ FIRST = "first"
 
 @dataclass(frozen=True)
 class LeaderboardRequest:
-    """What to rank, by what.
+    """The request for a ranking: what, by what.
 
     keys: recipe keys whose values are the groups; over_seeds: runs that differ in the seed alone
     are one row, with mean and spread. fdr: the expected share of false ones among the differences

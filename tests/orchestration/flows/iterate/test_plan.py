@@ -1,4 +1,4 @@
-"""What `rlhf iterate` refuses before anything runs."""
+"""`rlhf iterate` refuses bad requests before anything runs."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What the workspace keeps of a loop."""
+"""The workspace keeps the rounds of a loop."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""How many labels a campaign has for a run, and their file."""
+"""The labels that a campaign has for a run are counted, and their file is found."""
 
 import pytest
 
