@@ -3,12 +3,13 @@
 from pathlib import Path
 
 import pytest
+from iterations import made_iteration
 from rich.console import Console
 
 from flows.iterate.figure import rounds_page
 from flows.iterate.result import IterationResult
 from flows.iterate.table import markdown, result_lines
-from tasks.iterate.iteration import Iteration, IterationRound, LabelRequest, RoundLabels
+from tasks.iterate.iteration import Iteration, IterationRound, RoundLabels
 from tasks.sweeps.sweep import SweepMetric
 
 
@@ -36,15 +37,10 @@ def iteration() -> Iteration:
             metrics={name.replace("__", "/"): measured(one) for name, one in metrics.items()},
         )
 
-    request = LabelRequest(by="m:f", sources=("onpolicy",), pick="random", pairs=40)
-    return Iteration(
+    return made_iteration(
+        pairs=40,
         id="0123456789ab",
         name="tiny-iterate-0123456",
-        recipe="tiny",
-        registry="tiny",
-        request=request,
-        rounds_wanted=2,
-        tracking_uri="sqlite:///mlflow.db",
         rounds=[
             ended(0, "promoted", eval__independent_gain=1.0, reward__accuracy=0.7),
             ended(

@@ -1,23 +1,15 @@
 """The workspace keeps the rounds of a loop."""
 
 import pytest
+from iterations import made_iteration
 
-from tasks.iterate.iteration import Iteration, IterationRound, LabelRequest, load, save
+from tasks.iterate.iteration import Iteration, IterationRound, load, save
 from tasks.records.workspace import Workspace
 
 
 @pytest.fixture
 def iteration() -> Iteration:
-    request = LabelRequest(by="judge", sources=("onpolicy",), pick="random", pairs=5)
-    return Iteration(
-        id="i1",
-        name="tiny-iterate",
-        recipe="tiny",
-        registry="tiny",
-        request=request,
-        rounds_wanted=1,
-        tracking_uri="sqlite:///a.db",
-    )
+    return made_iteration(rounds_wanted=1)
 
 
 def test_the_rounds_that_ended_are_found_again_with_todays_number_of_rounds(tmp_path, iteration):

@@ -3,11 +3,12 @@
 from datetime import UTC, datetime
 
 import pytest
+from iterations import made_iteration
 from synthetic import Story
 
 from rlhf_core.gates.decide import Decision
 from rlhf_core.rundir import Artifact, StageResult, StageSpec
-from tasks.iterate.iteration import Iteration, LabelRequest
+from tasks.iterate.iteration import Iteration
 from tasks.iterate.outcome import has_outcome, newest_record, round_of, undecided_gates
 from tasks.records.approval_record import ApprovalRecord
 from tasks.records.promotion_record import PromotionRecord
@@ -16,16 +17,7 @@ from tasks.records.run_record import Record, StageRecord
 
 @pytest.fixture
 def iteration(home) -> Iteration:
-    request = LabelRequest(by="m:f", sources=("onpolicy",), pick="random", pairs=5)
-    return Iteration(
-        id="i1",
-        name="tiny-iterate",
-        recipe="tiny",
-        registry="tiny",
-        request=request,
-        rounds_wanted=2,
-        tracking_uri=f"sqlite:///{home / 'mlflow.db'}",
-    )
+    return made_iteration(tracking_uri=f"sqlite:///{home / 'mlflow.db'}")
 
 
 def decision(stage: str, gate: str, *, passed: bool) -> Decision:
