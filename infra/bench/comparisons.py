@@ -21,10 +21,9 @@ from tasks.execution.stage_process import environment
 HERE = Path(__file__).resolve().parent
 TRL_32 = "TRL, fp32"
 FOUR, BEST = "ours, fp32, four models", "ours, bf16, shared critic"
-SAMPLED = "ours, fp32, four models, old log-probabilities from sampling"  # as TRL has them
 OURS, GROUPED, PLAIN = "ours", "TRL, grouped by length", "plain model"
 ROLLOUTS = "rollouts"
-FROM_SAMPLING = {"old_logprobs": "sampler"}
+FROM_SAMPLING = {"old_logprobs": "sampler"}  # as TRL has them
 # our fastest setting that trains the same weights: dtype, and keys of the section
 BEST_DTYPE, BEST_PPO = "bfloat16", {"critic": "shared", **FROM_SAMPLING}
 RAGGED = {"packing": True}  # where lengths differ
@@ -123,13 +122,11 @@ def _ppo_equal(make: Maker) -> Comparison:
         "ppo-equal",
         (
             make.trl(TRL_32, "ppo", "equal", 11.0),
-            make.ours(FOUR, "ppo", "equal", 9.0),
-            make.ours(SAMPLED, "ppo", "equal", 9.0, section=FROM_SAMPLING),
+            make.ours(FOUR, "ppo", "equal", 9.0, section=FROM_SAMPLING),
             make.ours(BEST, "ppo", "equal", 8.0, **best),
         ),
         (
-            Goal("PPO step, fp32, four models", step_ratio(SAMPLED, TRL_32), at_most=0.8),
-            Goal("PPO step, fp32, four models, by default", step_ratio(FOUR, TRL_32)),
+            Goal("PPO step, fp32, four models", step_ratio(FOUR, TRL_32), at_most=0.8),
             Goal("PPO peak memory, fp32, four models", peak_ratio(FOUR, TRL_32), at_most=0.6),
             Goal(
                 "PPO step, our best setting to TRL's fp32", step_ratio(BEST, TRL_32), at_most=0.25
@@ -138,8 +135,7 @@ def _ppo_equal(make: Maker) -> Comparison:
             Goal("weight sync's share of a step, best setting", share("sync", BEST), at_most=0.02),
         ),
         {
-            FOUR: make.here("ppo", "equal"),
-            SAMPLED: make.here("ppo", "equal", section=FROM_SAMPLING),
+            FOUR: make.here("ppo", "equal", section=FROM_SAMPLING),
             BEST: make.here("ppo", "equal", **best),
         },
     )

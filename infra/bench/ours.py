@@ -14,7 +14,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from forced_lengths import ForcedLengths
-from shapes import SHAPES, Shape, longest_reply, reply_lengths
+from shapes import SHAPES, Shape, longest_reply, prompts, reply_lengths
 from turns import PipedTurns, Turns
 
 from rlhf_core.config.stage_configs import StageConfig
@@ -87,7 +87,7 @@ def ppo_section(shape: Shape, kind: str) -> dict[str, Any]:
     return {
         "steps": STEPS,
         "checkpoint_every": STEPS,
-        "rollout_batch": shape.prompts,
+        "rollout_batch": prompts(shape, kind),
         "minibatches": 1,
         "epochs": 1,
         "micro_batch_tokens": shape.micro_rows * (shape.prompt_tokens + longest),

@@ -34,13 +34,15 @@ TINY = SMOLLM2_135M | {
 class Shape:
     """The sizes of one comparison.
 
-    ragged: the shortest and the longest reply of the PPO step with ragged replies. median and
-    sigma: of the log-normal lengths of the supervised rows, tokens. longest: the longest of those.
-    pairs: of the reward step.
+    prompts: of the PPO step with equal replies. ragged_prompts: of the one with ragged replies.
+    ragged: the shortest and the longest of those replies. median and sigma: of the log-normal
+    lengths of the supervised rows, tokens. longest: the longest of those. pairs: of the reward
+    step.
     """
 
     model: dict
     prompts: int
+    ragged_prompts: int
     prompt_tokens: int
     reply_tokens: int
     ragged: tuple[int, int]
@@ -57,6 +59,7 @@ class Shape:
 FULL = Shape(
     model=SMOLLM2_135M,
     prompts=32,
+    ragged_prompts=16,
     prompt_tokens=48,
     reply_tokens=48,
     ragged=(8, 128),
@@ -74,6 +77,7 @@ SMALL = replace(
     FULL,
     model=SMOLLM2_135M | {"num_hidden_layers": 6},
     prompts=8,
+    ragged_prompts=8,
     micro_rows=4,
     demonstrations=8,
     pairs=4,
@@ -81,6 +85,7 @@ SMALL = replace(
 QUICK = Shape(
     model=TINY,
     prompts=4,
+    ragged_prompts=4,
     prompt_tokens=8,
     reply_tokens=8,
     ragged=(2, 16),
@@ -102,11 +107,17 @@ def reply_lengths(shape: Shape, kind: str, *, warm: bool) -> list[int]:
     kind: 'equal' or 'ragged' (uniform, seeded; the longest one is there). warm: the short replies
     of the step that only warms up.
     """
+    count = prompts(shape, kind)
     if warm:
-        return [min(shape.ragged)] * shape.prompts
+        return [min(shape.ragged)] * count
     if kind == "equal":
-        return [shape.reply_tokens] * shape.prompts
-    return [max(shape.ragged), *ragged_replies(shape, shape.prompts - 1, seed=1)]
+        return [shape.reply_tokens] * count
+    return [max(shape.ragged), *ragged_replies(shape, count - 1, seed=1)]
+
+
+def prompts(shape: Shape, kind: str) -> int:
+    """Return the prompts of a PPO step, one reply each."""
+    return shape.prompts if kind == "equal" else shape.ragged_prompts
 
 
 def ragged_replies(shape: Shape, count: int, *, seed: int) -> list[int]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from shapes import SHAPES, Shape, longest_reply, reply_lengths
+from shapes import SHAPES, Shape, longest_reply, prompts, reply_lengths
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -71,12 +71,12 @@ def _then(call: Callable, phases: Phases, phase: str) -> Callable:
 
 def force_lengths(shape: Shape, kind: str, turns: Turns, phases: Phases, eos_id: int) -> None:
     """Give the replies of each step their lengths, part by part as they are generated."""
-    generate, done = ppo_trainer.generate, 0
+    generate, count, done = ppo_trainer.generate, prompts(shape, kind), 0
 
     def with_lengths(backbone: Any, queries: Any, pad_id: int, config: Any) -> Any:
         nonlocal done
         own = reply_lengths(shape, kind, warm=turns.taken == 0)[done : done + len(queries)]
-        done = (done + len(queries)) % shape.prompts
+        done = (done + len(queries)) % count
         config.max_new_tokens = max(own)
         ids, logits = generate(backbone, queries, pad_id, config)
         replies = ids[:, queries.shape[1] :]
@@ -92,7 +92,8 @@ def force_lengths(shape: Shape, kind: str, turns: Turns, phases: Phases, eos_id:
 def trainer_of(folder: Path, shape: Shape, options: dict, phases: Phases, out: str) -> PPOTrainer:
     """Return the trainer, with four models of their own and equal work."""
     tokenizer = AutoTokenizer.from_pretrained(folder / "model", padding_side="left")
-    prompts = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))["prompts"]
+    queries = json.loads((folder / "tokens.json").read_text(encoding="utf-8"))["prompts"]
+    count = prompts(shape, options["kind"])
     policy, reference = (
         AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32)
         for _ in range(2)
@@ -105,11 +106,11 @@ def trainer_of(folder: Path, shape: Shape, options: dict, phases: Phases, out: s
     config = PPOConfig(
         output_dir=out,
         per_device_train_batch_size=shape.micro_rows,
-        gradient_accumulation_steps=shape.prompts // shape.micro_rows,
+        gradient_accumulation_steps=count // shape.micro_rows,
         local_rollout_forward_batch_size=shape.micro_rows,
         num_mini_batches=1,
         num_ppo_epochs=1,
-        total_episodes=STEPS * shape.prompts,
+        total_episodes=STEPS * count,
         num_sample_generations=0,
         response_length=longest_reply(shape, options["kind"]),
         temperature=1.0,
@@ -129,7 +130,7 @@ def trainer_of(folder: Path, shape: Shape, options: dict, phases: Phases, out: s
         ref_model=reference,
         reward_model=reward,
         value_model=critic,
-        train_dataset=Dataset.from_dict({"input_ids": prompts}),
+        train_dataset=Dataset.from_dict({"input_ids": queries}),
         callbacks=[phases],
     )
 
