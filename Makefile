@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test test-slow learning-curves bench bench-data setup lint format clean
+.PHONY: run test test-slow learning-curves bench bench-data docs setup lint format clean
 
 run: $(READY)
 	$(BIN)/rlhf run quickstart
@@ -30,6 +30,10 @@ bench: $(READY)
 # Time and memory of the validate stage on 20,000 and 100,000 pairs of 500 characters: some minutes. PAIRS=1000000 for the goal.
 bench-data: $(READY)
 	$(BIN)/python infra/bench/validate_pairs.py $(PAIRS)
+
+# The documentation as a site in build/docs, its links checked: seconds, after .venv/docs is set up once (a minute).
+docs: $(READY)
+	$(BIN)/python infra/docs-site/build_site.py
 
 setup: $(READY)
 
