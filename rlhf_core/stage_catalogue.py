@@ -53,6 +53,8 @@ PAIRS, FEEDBACK = (
 )
 # only a recipe with data.new_comparisons has them
 NEW_TRAIN, NEW_HELDOUT = NEW_PAIRS = ("new_comparisons_train", "new_comparisons_heldout")
+# ends the name of a held-out split without the prompts that the reward model before was trained on
+UNSEEN = "_unseen"
 SPLITS = (
     "demonstrations_train",
     "demonstrations_heldout",

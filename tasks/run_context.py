@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from rlhf_core.rundir import StageResult
 from rlhf_core.stage_catalogue import PREPARE, PROMOTE, Stage, steps
 from tasks.execution.stage_process import StageRun
 from tasks.promotion.rights import require_rights
+from tasks.promotion.rival import models_brought
 from tasks.records import events
 from tasks.records.run_record import Record, record_lock
 from tasks.records.workspace import Workspace
@@ -29,13 +30,18 @@ class UntilReached(Exception):
 
 @dataclass(frozen=True)
 class RunContext:
-    """The run that a task works for: its recipe, its record, and the steps that are wanted."""
+    """The run that a task works for: its recipe, its record, and the steps that are wanted.
+
+    brought: artifacts that no stage of the run makes and no path names, such as the reward model of
+    the champion.
+    """
 
     recipe: Recipe
     workspace: Workspace
     record_id: str
     first: str = PREPARE.name  # steps before this one are taken as recorded
     last: str = PROMOTE
+    brought: Artifacts = field(default_factory=dict)
 
     def require_wanted(self, step: str) -> None:
         """Raise UntilReached for a step after the last one wanted."""
@@ -105,12 +111,13 @@ def opened(
     require_store(workspace.tracking_uri)
     require_rights(workspace.tracking_uri, recipe.registry)
     check_paths(recipe)
+    along = models_brought(recipe, workspace)
     wanted = steps()[steps().index(first) : steps().index(last) + 1]
     require_samplers(recipe, [step for step in wanted if recipe.runs(step)])
     record = Record.new(workspace, recipe, name).model_copy(
         update={"flow_run_id": runtime.flow_run.id}
     )
-    context = RunContext(recipe, workspace, record.id, first, last)
+    context = RunContext(recipe, workspace, record.id, first, last, along)
     with record_lock(workspace, record.id), tracking(workspace, record) as tracker:
         record.save(workspace)
         sync(workspace)

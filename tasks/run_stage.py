@@ -51,6 +51,7 @@ def run_stage(context: RunContext, stage: Stage, *given: StageOutput) -> StageOu
 )
 def _run_stage(context: RunContext, stage: Stage, given: tuple[StageOutput, ...]) -> StageOutput:
     have, results = combined(given)
+    have = context.brought | have
     if data := results.get(VALIDATE.name):
         require_samples(context.recipe, data.metrics, context.is_wanted)
         if "comparisons_heldout" in have:

@@ -40,9 +40,11 @@ PANELS = (
         {
             "reward model, old": "reward/accuracy",
             "reward model, new": "reward/accuracy_new",
+            "reward model before, new": "reward/accuracy_new_before",
             "DPO": "dpo/accuracy",
         },
-        "Old: the recipe's comparisons. New: the held-out part of the labels of all rounds so far.",
+        "Old: the recipe's comparisons. New: the held-out part of the labels of all rounds so far."
+        " Before: the reward model of the champion that the round sampled with.",
     ),
     Panel("KL of the policy from the SFT model", "nats per response", {"KL": KL}),
 )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 from flows.display.run import quiet_libraries
 from flows.iterate.figure import write_page
-from flows.iterate.plan import IterationPlan
+from flows.iterate.plan import IterationPlan, measures_reward
 from flows.iterate.result import IterationResult
 from flows.iterate.table import markdown
 from flows.sweeps.runs import BAD_INPUT, run_point
@@ -158,8 +158,11 @@ def _settings(
     own = [source.model_dump(exclude_unset=True) for source in plan.loaded.data.new_comparisons]
     files = [str(file) for file in iteration.label_files(workspace, number)]
     settings.append(f"data.new_comparisons={toml([*own, *files])}")
-    if iteration.request.continue_reward and labels.reward_model:
+    if labels.reward_model and iteration.request.continue_reward:
         settings.append(f"reward.start={toml(str(labels.reward_model))}")
+    # its drift is worth no error where the folder was cleared away since the pairs were made
+    elif labels.reward_model and labels.reward_model.is_dir() and measures_reward(plan.loaded):
+        settings.append(f"reward.before={toml(str(labels.reward_model))}")
     return settings
 
 

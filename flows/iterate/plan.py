@@ -6,7 +6,7 @@ from math import ceil
 from flows.iterate.round_0 import settings_of_round_0
 from rlhf_core.config import Recipe, load_recipe
 from rlhf_core.config.decidable import samples_needed
-from rlhf_core.config.preference.label_use import why_not_learning
+from rlhf_core.config.preference.label_use import why_not_learning, why_not_reading
 from rlhf_core.digest import digest_json
 from rlhf_core.errors import BadInput
 from rlhf_core.labels.candidates import PairSource
@@ -72,7 +72,7 @@ def make_plan(recipe: str, settings: list[str], options: IterationOptions) -> It
     check_paths(loaded)
     require_learning(loaded, request)
     require_scores(loaded, request)
-    later = _later(recipe, settings, request)
+    later = _later(recipe, settings, request, measures=measures_reward(loaded))
     if not loaded.data.new_comparisons:
         require_new_pairs(later, options.rounds * options.pairs)
     identity = _identity(loaded, later, request)
@@ -88,14 +88,22 @@ def make_plan(recipe: str, settings: list[str], options: IterationOptions) -> It
     return IterationPlan(recipe, settings, loaded, iteration)
 
 
-def _later(recipe: str, settings: list[str], request: LabelRequest) -> Recipe:
+def measures_reward(recipe: Recipe) -> bool:
+    """Return True if the recipe measures a reward model on comparisons."""
+    return why_not_reading(recipe, "reward") is None
+
+
+def _later(recipe: str, settings: list[str], request: LabelRequest, *, measures: bool) -> Recipe:
     """Return the recipe of the further rounds, with names in place of what they make.
 
-    Raises ConfigError for what it cannot be, before anything runs.
+    measures: a reward model is measured on comparisons. Raises ConfigError for what it cannot be,
+    before anything runs.
     """
     made = ['data.new_comparisons=["the labels of the rounds"]']
     if request.continue_reward:
         made.append('reward.start="the reward model of the champion"')
+    elif measures:
+        made.append('reward.before="the reward model of the champion"')
     return load_recipe(recipe, [*settings, *made])
 
 

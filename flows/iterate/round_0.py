@@ -6,10 +6,15 @@ NEW_GATES = ("new_pairs", "new_accuracy", "new_lower_bound")  # of the reward mo
 KEYS_OF_NEW = (
     "reward.new_weight",
     "dpo.new_weight",
+    "reward.before",
     *(f"reward.gate.min_{name}" for name in NEW_GATES),
     *(f"reward.gate.overrides.{name}" for name in NEW_GATES),
 )
-METRICS_OF_NEW = ("reward/accuracy_new", "reward/heldout_pairs_new")
+# the beginnings of their names
+METRICS_OF_NEW = tuple(
+    f"reward/{name}_new"
+    for name in ("accuracy", "heldout_pairs", "score_shift", "score_distance", "spread_ratio")
+)
 
 
 def settings_of_round_0(recipe: str, settings: list[str]) -> list[str]:

@@ -11,11 +11,12 @@ from rlhf_core.config.ppo import PPO
 from rlhf_core.config.ppo_options import GROUP_ESTIMATORS, AdvantageEstimator
 from rlhf_core.config.preference.feedback import RewardFeedback
 from rlhf_core.config.preference.kto import KTO
+from rlhf_core.config.preference.reward import Reward
 from rlhf_core.config.recipe import ALIGNMENTS, Model, Recipe
 from rlhf_core.config.registry import Approval, Contest, Registry
 from rlhf_core.config.rewards import RewardFunction, Rewards
 from rlhf_core.config.sampling import DynamicSampling, Sampling
-from rlhf_core.config.training import DPO, SFT, LoRA, Reward, Training
+from rlhf_core.config.training import DPO, SFT, LoRA, Training
 
 __all__ = [
     "ALIGNMENTS",

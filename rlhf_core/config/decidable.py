@@ -23,6 +23,9 @@ _ITEMS = (
     ("reward/heldout_rows", "reward.max_heldout", "feedback_heldout"),
     ("reward/accuracy_new", "reward.max_heldout", NEW_HELDOUT),
     ("reward/heldout_pairs_new", "reward.max_heldout", NEW_HELDOUT),
+    ("reward/score_shift_new", "reward.max_heldout", NEW_HELDOUT),
+    ("reward/score_distance_new", "reward.max_heldout", NEW_HELDOUT),
+    ("reward/spread_ratio_new", "reward.max_heldout", NEW_HELDOUT),
     ("reward/", "reward.max_heldout", "comparisons_heldout"),
     ("kto/", None, None),  # of two kinds of rows
     ("dpo/", "dpo.max_heldout", "comparisons_heldout"),
@@ -44,6 +47,7 @@ _MAX_ITEMS = "evaluate.benchmarks.max_items"
 _COUNTS = (
     "reward/heldout_pairs",
     "reward/heldout_pairs_new",
+    "reward/heldout_pairs_new_before",
     "reward/heldout_rows",
     "dpo/heldout_pairs",
     "eval/prompts",
@@ -233,9 +237,12 @@ def _conditions_of_labels(recipe: "Recipe") -> list[tuple[str, bool, str]]:
     of_labels = r"reward/(auc|heldout_rows|heldout_rarer|label_)"
     no_pairs = "the reward model is measured on no comparisons"
     has_new = bool(recipe.data.new_comparisons)
+    of_drift = r"reward/(.*_new_(before|gain)|(score_shift|score_distance|spread_ratio)_new)"
+    of_new = rf"reward/(accuracy|heldout_pairs)_new|{of_drift}"
     return [
-        (r"reward/(accuracy|heldout_pairs)_new", has_new, "give data.new_comparisons"),
-        (r"reward/(accuracy|heldout_pairs)_new", "comparisons" in kinds, no_pairs),
+        (of_new, has_new, "give data.new_comparisons"),
+        (of_new, "comparisons" in kinds, no_pairs),
+        (of_drift, recipe.reward.measures_before, "set reward.before or reward.start"),
         (of_labels, "feedback" in kinds, "the reward model is measured on no feedback"),
         (rf"(?!{of_labels})reward/", "comparisons" in kinds, no_pairs),
         (r"kto/accuracy", has_pairs, "there is no data.comparisons"),

@@ -20,9 +20,10 @@ from rlhf_core.config.ppo import PPO
 from rlhf_core.config.preference.kto import KTO
 from rlhf_core.config.preference.label_use import require_labels_used
 from rlhf_core.config.preference.new_labels import require_new_labels
+from rlhf_core.config.preference.reward import Reward
 from rlhf_core.config.registry import Registry
 from rlhf_core.config.sampling import Sampling
-from rlhf_core.config.training import DPO, SFT, Reward
+from rlhf_core.config.training import DPO, SFT
 from rlhf_core.stage_catalogue import ALIGNMENTS, gated_stages
 
 Alignment = Literal["ppo", "dpo", "kto"]

@@ -13,9 +13,10 @@ from rlhf_core.config.fields import LOGITS_MIB, Config, Positive
 from rlhf_core.config.judge import Judge
 from rlhf_core.config.ppo import PPO
 from rlhf_core.config.preference.kto import KTO
+from rlhf_core.config.preference.reward import Reward
 from rlhf_core.config.recipe import Dtype
 from rlhf_core.config.rewards import RewardFunction
-from rlhf_core.config.training import DPO, SFT, LoRA, Reward, Training
+from rlhf_core.config.training import DPO, SFT, LoRA, Training
 
 # how checkpoints are written changes no result: a default is not a part of the identity
 _CHECKPOINT_KEYS = {

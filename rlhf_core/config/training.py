@@ -1,15 +1,12 @@
-"""The keys of every training stage, adapters, and the sections of SFT, reward model and DPO."""
+"""The keys of every training stage, adapters, and the sections of SFT and DPO."""
 
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from rlhf_core.config.fields import Config, NonNegative, Positive, Rate, Share
-from rlhf_core.config.gates import DPOGate, RewardGate, SFTGate
-from rlhf_core.config.preference.feedback import RewardFeedback, Weight
-from rlhf_core.metric_tables.stages import MAX_MEMBERS
-
-FROM_SFT = "sft"  # reward.start: anew
+from rlhf_core.config.gates import DPOGate, SFTGate
+from rlhf_core.config.preference.feedback import Weight
 
 
 class LoRA(Config):
@@ -178,71 +175,6 @@ class PairTraining(Training):
                 " rows only; set packing to true, or leave share_prompts out"
             )
         return self
-
-
-class Reward(PairTraining):
-    """Training of the reward model on comparisons."""
-
-    start: str = Field(
-        FROM_SFT,
-        min_length=1,
-        exclude_if=lambda value: value == FROM_SFT,
-        description=(
-            "Model that training starts from. 'sft': the SFT model, with a new head. Else the"
-            " folder of a reward model of the same base model and tokenizer."
-        ),
-    )
-    lr: Rate = Field(1e-5, description="Peak learning rate.")
-    epochs: Annotated[int, Field(ge=1, le=20)] = Field(
-        1, description="Passes over the comparisons."
-    )
-    batch_size: Positive = Field(64, description="Pairs per step, over all ranks.")
-    warmup_ratio: Share = Field(
-        0.05, description="Share of steps with linear warm-up. Linear decay to 0 follows."
-    )
-    max_train: int | None = Field(
-        None, gt=0, description="Training pairs used, drawn by seed. None: all."
-    )
-    max_heldout: Positive = Field(
-        2000, description="Largest number of held-out pairs for the accuracy."
-    )
-    ensemble: Annotated[int, Field(ge=1, le=MAX_MEMBERS)] = Field(
-        1,
-        description=(
-            "Number of reward models, trained on the same pairs with different heads and orders."
-            " Their mean is the score."
-        ),
-    )
-    margin_scale: NonNegative = Field(
-        0.0,
-        description=(
-            "Margin by which the chosen answer should lead, score per unit of the pair's strength."
-            " 0: off (Llama 2)."
-        ),
-    )
-    label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = Field(
-        0.0, description="Probability that a label is wrong. 0: off."
-    )
-    smoothing_from_votes: bool = Field(
-        False,
-        description=(
-            "Take the smoothing from each pair's votes: the share against its label."
-            " label_smoothing applies to pairs without votes."
-        ),
-    )
-    centring: NonNegative = Field(
-        0.0,
-        description=(
-            "Weight of (score(chosen) + score(rejected))^2 in the loss. 0: off (0.01: Eisenstein et"
-            " al. 2023)."
-        ),
-    )
-    feedback: RewardFeedback = Field(
-        RewardFeedback(),
-        exclude_if=lambda value: value == RewardFeedback(),
-        description="Labels of single replies, beside or in place of comparisons.",
-    )
-    gate: RewardGate = Field(RewardGate(), description="Thresholds of the stage's gates.")
 
 
 class DPO(PairTraining):

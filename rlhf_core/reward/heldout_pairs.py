@@ -60,7 +60,7 @@ def heldout_metrics(pairs: PairScores) -> dict[str, float]:
     n, clusters = len(pairs.chosen_N), pairs.clusters
     margin_N = pairs.chosen_N - pairs.rejected_N
     right_N = margin_N > 0
-    lower, upper = _accuracy_interval(right_N, clusters)
+    lower, upper = accuracy_interval(right_N, clusters)
     gap_N = pairs.chosen_tokens_N - pairs.rejected_tokens_N
     shorter_N = gap_N < 0
     right_when_shorter = float(right_N[shorter_N].double().mean()) if shorter_N.any() else 0.0
@@ -85,7 +85,8 @@ def heldout_metrics(pairs: PairScores) -> dict[str, float]:
     }
 
 
-def _accuracy_interval(right_N: Tensor, clusters: Clusters) -> tuple[float, float]:
+def accuracy_interval(right_N: Tensor, clusters: Clusters) -> tuple[float, float]:
+    """Return the 95% Wilson interval of the share of pairs that are right."""
     return wilson_clustered(right_N.double().numpy(), np.ones(len(right_N)), clusters)
 
 
@@ -108,7 +109,7 @@ def new_output(pairs: PairScores) -> Output:
     if not n:
         return Output(metrics=count)
     right_N = pairs.chosen_N > pairs.rejected_N
-    lower, upper = _accuracy_interval(right_N, pairs.clusters)
+    lower, upper = accuracy_interval(right_N, pairs.clusters)
     metrics = count | {
         "reward/accuracy_new": float(right_N.double().mean()),
         "reward/accuracy_new_lower": lower,
@@ -157,7 +158,7 @@ def member_output(scores_MN: Tensor, clusters: Clusters = None) -> Output:
     }
     metrics = {name: int(right_N.sum()) / n for name, right_N in rows.items()}
     metrics["reward/heldout_spread"] = float(scores_MN.std(0, correction=0).mean())
-    intervals = {name: _accuracy_interval(right_N, clusters) for name, right_N in rows.items()}
+    intervals = {name: accuracy_interval(right_N, clusters) for name, right_N in rows.items()}
     return Output(metrics=metrics, counts=dict.fromkeys(metrics, n), intervals=intervals)
 
 

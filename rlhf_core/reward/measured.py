@@ -12,6 +12,7 @@ from rlhf_core.evidence.figures import label_figures, reward_figures
 from rlhf_core.evidence.items import write_items, write_label_items
 from rlhf_core.reward.heldout_labels import label_items, label_output, label_scores
 from rlhf_core.reward.heldout_pairs import (
+    PairScores,
     heldout_output,
     member_items,
     member_output,
@@ -71,6 +72,12 @@ class HeldoutExamples:
         """Return the part of the new comparisons, along the last axis."""
         return values_MN[..., 2 * len(self.pairs) + len(self.feedback) :]
 
+    def new_pairs(self, scores_MN: Tensor) -> PairScores:
+        """Return the new comparisons with the mean of the members' scores."""
+        rows = self.new or []
+        sequences = self.sequences[len(self.sequences) - 2 * len(rows) :]
+        return pair_scores(self.of_new(scores_MN).mean(0), sequences, rows)
+
     def centring(self, values_MN: Tensor) -> Tensor:
         """Return the part by which scores are centred: the comparisons, or else the feedback."""
         return self.of_pairs(values_MN) if self.pairs else self.of_feedback(values_MN)
@@ -95,14 +102,8 @@ def measured(
         files |= write_label_items(path, label_items(heldout.feedback, known))
         parts += [label_output("reward", known), Output(files=files)]
     if heldout.new is not None:
-        parts.append(_on_new(heldout, heldout.of_new(scores_MN).mean(0)))
+        parts.append(new_output(heldout.new_pairs(scores_MN)))
     return merged(parts)
-
-
-def _on_new(heldout: HeldoutExamples, scores_N: Tensor) -> Output:
-    rows = heldout.new or []
-    sequences = heldout.sequences[len(heldout.sequences) - 2 * len(rows) :]
-    return new_output(pair_scores(scores_N, sequences, rows))
 
 
 def _on_pairs(heldout: HeldoutExamples, scores_MN: Tensor, path: Path) -> Output:

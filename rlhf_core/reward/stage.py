@@ -13,6 +13,8 @@ from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.modeling.ensemble import close_ensemble, load_members
 from rlhf_core.modeling.padding import give_own_pad
 from rlhf_core.ranks import is_rank_zero
+from rlhf_core.reward.before import before_scores
+from rlhf_core.reward.drift import drift_output
 from rlhf_core.reward.labelled_pairs import pair_rows, training_pairs
 from rlhf_core.reward.labelled_replies import require_both_labels, training_feedback
 from rlhf_core.reward.labels import Labels, labels_of
@@ -20,7 +22,7 @@ from rlhf_core.reward.measured import HeldoutExamples, measured
 from rlhf_core.reward.scoring import member_scores
 from rlhf_core.reward.steps import Comparisons, weights_of
 from rlhf_core.reward.training import ADAPTER, MODEL, starting_model, train_members
-from rlhf_core.rundir import Output, RunDir, StageSpec
+from rlhf_core.rundir import Output, RunDir, StageSpec, merged
 
 
 def run(spec: StageSpec[RewardStageConfig], run: RunDir) -> Output:
@@ -36,6 +38,7 @@ def run(spec: StageSpec[RewardStageConfig], run: RunDir) -> Output:
     heldout = HeldoutExamples.of(
         spec.inputs, tokenizer, config.max_heldout, seed=spec.config.heldout_seed(spec.seed)
     )
+    before = before_scores(spec, heldout)  # measured before training, and freed
     log_odds = 0.0  # of thumbs up by the weights alone
     if train_it:
         give_own_pad(tokenizer, source.path)
@@ -59,6 +62,8 @@ def run(spec: StageSpec[RewardStageConfig], run: RunDir) -> Output:
     if not is_rank_zero():
         return Output()
     found = measured(heldout, scores_MN, probability_N, run.path)
+    if before:
+        found = merged([found, drift_output(before, heldout.new_pairs(scores_MN))])
     return _with_files(found, run, trained=train_it)
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 from rlhf_core.config.data.section import NEW_COMPARISONS
 from rlhf_core.data.sources.hub import hub_sources
 from rlhf_core.data.splits import SPLITS, is_new, is_source, sources_of
-from rlhf_core.stage_catalogue import EVALUATE, PPO, PREPARE, REWARD, SFT, STAGES, VALIDATE
+from rlhf_core.stage_catalogue import EVALUATE, PPO, PREPARE, REWARD, SFT, STAGES, UNSEEN, VALIDATE
 from tasks.analysis.run_evidence import RunEvidence, StageEvidence
 from tasks.stages.validate import PREPARED
 
@@ -25,6 +25,7 @@ GIVEN = {
     "policy": "policy",
     "reward": "reward model",
     "start": "reward model",
+    "before": "reward model",
 }
 ADAPTER = "reward model's adapter"
 
@@ -122,6 +123,8 @@ def _add_stage(graph: Graph, run: RunEvidence, stage: StageEvidence) -> None:
         for name, digest in inputs.items():
             if name.endswith("_heldout"):
                 graph.link(digest, measured, "measured on")
+            elif name == "before":
+                graph.link(digest, measured, "compared with")
             elif stage.stage == EVALUATE.name:
                 graph.link(
                     digest,
@@ -131,7 +134,7 @@ def _add_stage(graph: Graph, run: RunEvidence, stage: StageEvidence) -> None:
 
 
 def _input_node(stage: StageEvidence, name: str, digest: str) -> Node:
-    if is_source(name) or name in SPLITS:
+    if is_source(name) or name.removesuffix(UNSEEN) in SPLITS:
         source = hub_sources(stage.config).get(name)
         place = f" ({source['path'] if source else 'file'})" if stage.stage == VALIDATE.name else ""
         label = f"{name}{place}"

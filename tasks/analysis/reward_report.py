@@ -12,7 +12,7 @@ from rlhf_core.evidence.items import Columns, read_items
 from rlhf_core.judging import onpolicy_pairs
 from rlhf_core.reward.slices import Bin, Slice, calibration, margins, mistakes, slices
 from rlhf_core.rundir import StageResult, StageSpec, new_lines
-from rlhf_core.stage_catalogue import EVALUATE, NEW_TRAIN, PPO, REWARD
+from rlhf_core.stage_catalogue import EVALUATE, NEW_HELDOUT, NEW_TRAIN, PPO, REWARD, UNSEEN
 from rlhf_core.statistics.bounded import widened
 from rlhf_core.statistics.clusters import Clusters, bootstrap_clustered, count_clusters
 from tasks.analysis.pairing import clusters_in
@@ -24,7 +24,11 @@ from tasks.records.workspace import Workspace
 
 MISTAKES = 20
 # inputs of a reward stage that the stages of a learning curve do not have
-NO_PART_OF_THE_CURVE = ("start", "before")
+NO_PART_OF_THE_CURVE = (
+    "start",
+    "before",
+    *(f"{split}{UNSEEN}" for split in ("comparisons_heldout", NEW_HELDOUT)),
+)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from rlhf_core.data.splits import HELDOUT_FOR, load_split, prompt_keys, save_spl
 from rlhf_core.digest import digest_json
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact
-from rlhf_core.stage_catalogue import EVALUATE, NEW_HELDOUT, PREPARE, SFT, STAGES, Stage
+from rlhf_core.stage_catalogue import EVALUATE, NEW_HELDOUT, PREPARE, SFT, STAGES, UNSEEN, Stage
 from tasks.leakage.training_data import Origins
 from tasks.records.heldout_check import HeldoutCheck, brief_reasons
 from tasks.run_context import RunContext
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger("rlhf.leakage")
-TAKES_PART = ("given", "policy", "sft", "champion", "champion_reward", "reward", "start")
+TAKES_PART = ("given", "policy", "sft", "champion", "champion_reward", "reward", "start", "before")
+BEFORE = "before"  # takes part in one measurement alone: prompts that it knows stay in the others
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ def without_leaks(context: RunContext, stage: Stage, have: Artifacts) -> Found |
     """Return the stage's held-out splits without the training prompts of its models.
 
     None for a stage that measures no model on held-out data, and where every model is known to be
-    trained on this run's own splits, which validation has checked. Raises BadInput when too few
-    prompts are left.
+    trained on this run's own splits, which validation has checked. What the reward model before
+    training knows is left out of splits of its own (UNSEEN). Raises BadInput when too few prompts
+    are left.
     """
     models = _models(context.recipe, stage, have)
     taken = (*stage.takes, *stage.may_take)
@@ -50,11 +52,15 @@ def without_leaks(context: RunContext, stage: Stage, have: Artifacts) -> Found |
     trained = _training_prompts(context, models, own, check)
     if not check.unknown and not any(trained.values()):
         return None
+    before = {name: trained.pop(name) for name in (BEFORE,) if name in trained}
     splits: Artifacts = {}
     for name in heldout:
         if kept := _kept(context, have[name], forbidden_prompts(trained, name), check, name):
             splits[name] = kept
             _require_enough(context.recipe, stage, name, check)
+        rest, unseen = splits.get(name, have[name]), f"{name}{UNSEEN}"
+        if kept := _kept(context, rest, forbidden_prompts(before, name), check, unseen):
+            splits[unseen] = kept
     if not check.is_clean:
         log.warning("%s: %s.", stage.name, check.sentence)
     return Found(splits, check)

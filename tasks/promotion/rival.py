@@ -3,7 +3,8 @@
 import json
 from dataclasses import dataclass
 
-from rlhf_core.errors import BadInput
+from rlhf_core.config import Recipe
+from rlhf_core.errors import BadInput, RLHFError
 from rlhf_core.rundir import Artifact
 from tasks.promotion.aliases import champion_history
 from tasks.promotion.ledger import Ledger
@@ -11,6 +12,10 @@ from tasks.records.workspace import Workspace
 from tasks.registry import versions
 from tasks.registry.fetching import fetch
 from tasks.registry.versions import CHAMPION
+from tasks.stages.reward_start import OF_CHAMPION, require_start
+from tasks.stages.spec import Artifacts
+from tasks.tracking.account import unanswered
+from tasks.tracking.client import connect
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,44 @@ def present_champion(
 ) -> Rival | None:
     """Return the present champion of a registered model of policies; None without one."""
     return _fetched(client, workspace, _champion(client, model))
+
+
+def models_brought(recipe: Recipe, workspace: Workspace) -> Artifacts:
+    """Return the champion's reward model where reward.start or reward.before names it; else {}.
+
+    Raises BadInput where there is none or it does not fit, RLHFError where MLflow does not answer.
+    """
+    if recipe.reward.champion_key is None:
+        return {}
+    name, key = recipe.registry.name, recipe.reward.champion_key
+    have = {OF_CHAMPION: _reward_of_champion(workspace, name, key)}
+    require_start(recipe, have)
+    return have
+
+
+def _reward_of_champion(workspace: Workspace, registry: str, key: str) -> Artifact:
+    """Return the reward model that the champion was trained with. key: that asks for it."""
+    uri = workspace.tracking_uri
+    try:
+        champion = present_champion(connect(uri), workspace, f"{registry}-policy")
+    except RLHFError:
+        raise
+    except Exception as error:  # of many kinds
+        advice = f"It knows the champion that {key} names; see that it runs, and begin again."
+        raise unanswered(uri, error, advice) from error
+    if champion is None:
+        raise BadInput(
+            f"{key} is 'champion', but {registry}-policy has no champion; expected one with its"
+            f" reward model. Have a first run promoted (rlhf history {registry}), or leave {key}"
+            " out."
+        )
+    if champion.reward is None:
+        raise BadInput(
+            f"{key} is 'champion', but the champion of {registry}-policy has no known reward model:"
+            " it was trained without one, or the version is gone; expected a champion of PPO whose"
+            f" reward model is registered. Give a folder, or leave {key} out."
+        )
+    return champion.reward
 
 
 def _champion(client: versions.MlflowClient, model: str) -> versions.ModelVersion | None:

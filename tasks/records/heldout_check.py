@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel
 
+from rlhf_core.stage_catalogue import UNSEEN
+
 SHOWN_REASONS = 3  # in a sentence that is also a tag in MLflow
 
 
@@ -9,6 +11,7 @@ class HeldoutCheck(BaseModel):
     """The result of one search. Models are named by the inputs of the stage.
 
     prompts, left_out: different prompts by held-out split, before the search, and those left out.
+    A split with the ending UNSEEN is that of the reward model before training.
     leaked: prompts by model, of all held-out splits together. leaked_by_split: prompts by split and
     model; records of earlier releases have none. unknown: why, by model.
     known_in_part: the models of `unknown` of which some training split was searched.
@@ -34,9 +37,11 @@ class HeldoutCheck(BaseModel):
         for split, count in self.left_out.items():
             leaked = self.leaked_by_split.get(split, self.leaked)
             owners = ", ".join(f"{name} ({n})" for name, n in sorted(leaked.items()))
+            where = split.removesuffix(UNSEEN)
+            measured = "" if where == split else " where the reward model before is measured"
             parts.append(
-                f"{count} of {self.prompts[split]} prompts of {split} are left out: training"
-                f" prompts of {owners}"
+                f"{count} of {self.prompts[split]} prompts of {where} are left out{measured}:"
+                f" training prompts of {owners}"
             )
         if self.known and not self.left_out:
             parts.append(f"no held-out prompt is a training prompt of {', '.join(self.known)}")

@@ -19,6 +19,7 @@ from rlhf_core.plan.shape import FAMILIES
 from rlhf_core.sampling.architectures import service_of
 from rlhf_core.stage_catalogue import LEARNING, SAMPLING
 from tasks.stages.reward_start import require_same_base
+from tasks.stages.spec import Artifacts
 
 
 def require_context(recipe: Recipe, model: Path) -> None:
@@ -102,13 +103,14 @@ def _made_from(recipe: Recipe) -> str | None:
     return None
 
 
-def require_given(recipe: Recipe, model: Path) -> None:
+def require_given(recipe: Recipe, model: Path, have: Artifacts | None = None) -> None:
     """Raise BadInput when a model that the recipe gives cannot be used.
 
     It lacks weights, or embeddings for its tokenizer, or reads packed rows over the borders of
     their sequences, or is a reward model whose padding may end a conversation, or one that reads
     other token ids than the policy, which starts from `model`, where PPO needs the same. Or it is
-    one to go on from (reward.start) with another base model than `model`.
+    one of reward.start or reward.before with another base model than `model`; have: with the
+    champion's reward model, where these keys name it.
     """
     given = (recipe.model.sft, recipe.model.reward, *recipe.evaluate.reward_models)
     for folder in [Path(name).expanduser() for name in given if name]:
@@ -121,7 +123,7 @@ def require_given(recipe: Recipe, model: Path) -> None:
             require_embeddings(load_tokenizer(folder), folder)
     if recipe.model.reward:
         _require_given_reward(recipe, model, Path(recipe.model.reward).expanduser())
-    require_same_base(recipe, model)
+    require_same_base(recipe, model, have or {})
     _require_separate_rows(recipe)
 
 

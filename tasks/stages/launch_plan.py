@@ -49,10 +49,15 @@ class Launch:
             yield shlex.join([*(["env", *settings] if settings else []), *command])
 
 
-def launches(recipe: Recipe, workspace: Workspace) -> Iterator[Launch]:
-    """Yield every stage of the recipe, in order. Raises BadInput as a run would at its start."""
+def launches(
+    recipe: Recipe, workspace: Workspace, brought: Artifacts | None = None
+) -> Iterator[Launch]:
+    """Yield every stage of the recipe, in order. Raises BadInput as a run would at its start.
+
+    brought: artifacts that no stage makes, as of RunContext.
+    """
     check_paths(recipe)
-    have: Artifacts = {}
+    have = dict(brought or {})
     known = True  # until a stage has not been run: then nobody knows what later ones take
     for name, stage in STAGES.items():
         if not recipe.runs(name):

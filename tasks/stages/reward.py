@@ -2,23 +2,26 @@
 
 from rlhf_core import stage_catalogue
 from rlhf_core.config import Recipe
+from rlhf_core.config.preference.reward import FROM_SFT
 from rlhf_core.config.stage_configs import RewardStageConfig
-from rlhf_core.config.training import FROM_SFT
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import ENSEMBLE, Artifact, StageSpec
 from tasks.stages.labelled import learnt_from
-from tasks.stages.reward_start import require_start, start_input
+from tasks.stages.reward_start import require_start, start_inputs
 from tasks.stages.spec import Artifacts, make_spec, model_folder, taken, trained
 
 
 def spec(recipe: Recipe, have: Artifacts) -> StageSpec[RewardStageConfig]:
-    """Return the spec; a given reward model is the input 'given', one to go on from 'start'."""
+    """Return the spec; a given reward model is the input 'given', one to go on from 'start'.
+
+    One whose drift is measured is 'before'.
+    """
     learn_from = recipe.reward.feedback.learn_from
     inputs = learnt_from(taken(stage_catalogue.REWARD, have), learn_from)
     if brought := given(recipe):
         inputs["given"] = brought["reward"]
-    inputs |= start_input(recipe)  # which is known by its content, and not by its place
-    section = recipe.reward.model_copy(update={"start": FROM_SFT})
+    inputs |= start_inputs(recipe, have)  # which are known by their content, not by their place
+    section = recipe.reward.model_copy(update={"start": FROM_SFT, "before": None})
     train = recipe.model.reward is None
     config = RewardStageConfig(reward=section, train=train, **trained(recipe))
     return make_spec(recipe, "reward", config, inputs)
@@ -26,7 +29,7 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[RewardStageConfig]:
 
 def check(recipe: Recipe) -> None:
     """Check the reward models that the recipe names. Raises BadInput naming the key."""
-    require_start(recipe)
+    require_start(recipe, {})
     if recipe.model.reward is None:
         return
     folder = model_folder("model.reward", recipe.model.reward)

@@ -14,17 +14,25 @@ from tasks.stages.spec import Artifacts, make_spec
 BEFORE = tuple(STAGES.values())[: tuple(STAGES).index("ppo")]
 
 
-def trace(recipe: Recipe, workspace: Workspace, *, rows: int, trained: bool) -> StageRun:
+def trace(
+    recipe: Recipe,
+    workspace: Workspace,
+    *,
+    rows: int,
+    trained: bool,
+    brought: Artifacts | None = None,
+) -> StageRun:
     """Trace a batch of the recipe's PPO, or find it traced.
 
-    trained: by the policy that ppo made, not by the SFT model. Raises BadInput for a recipe without
-    PPO or when an earlier stage has not run, and what the stage raises.
+    trained: by the policy that ppo made, not by the SFT model. brought: as of `inputs`. Raises
+    BadInput for a recipe without PPO or when an earlier stage has not run, and what the stage
+    raises.
     """
     if not recipe.runs("ppo"):
         raise BadInput(
             f"recipe {recipe.name} has align = {recipe.align!r}: there is no PPO batch to trace."
         )
-    have = inputs(recipe, workspace)
+    have = inputs(recipe, workspace, brought=brought)
     given = spec(recipe, have, rows=rows)
     if trained:
         given = with_actor(given, _of(recipe, workspace, ppo.spec(recipe, have)).outputs["model"])
@@ -45,12 +53,18 @@ def with_actor(given: StageSpec, actor: Artifact) -> StageSpec:
     )
 
 
-def inputs(recipe: Recipe, workspace: Workspace, stages: tuple[Stage, ...] = BEFORE) -> Artifacts:
+def inputs(
+    recipe: Recipe,
+    workspace: Workspace,
+    stages: tuple[Stage, ...] = BEFORE,
+    brought: Artifacts | None = None,
+) -> Artifacts:
     """Return what these stages left, the first ones of the recipe; those before ppo by default.
 
-    Raises BadInput when one of them is missing.
+    brought: artifacts that no stage makes, as of RunContext. Raises BadInput when one of them is
+    missing.
     """
-    have: Artifacts = {}
+    have = dict(brought or {})
     for stage in stages:
         given = spec_of(stage, recipe, have)
         result = _of(recipe, workspace, given) if given else None

@@ -42,7 +42,7 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[ValidateStageConfig]:
     require_context(recipe, model)
     require_classifier(recipe, model)
     require_served(recipe, model)
-    require_given(recipe, model)
+    require_given(recipe, model, have)
     commits = {name: at_commit(recipe.data.key_of(name), one) for name, one in hub.items()}
     data = recipe.data.with_sources(commits)
     config = ValidateStageConfig(data=data, needs=needs_of(recipe))

@@ -51,9 +51,11 @@ def _print_launches(recipe: Recipe, as_json: bool) -> None:
     from dataclasses import asdict
 
     quiet_libraries()
+    from tasks.promotion.rival import models_brought
     from tasks.stages.launch_plan import launches
 
-    found = list(launches(recipe, Workspace.here()))
+    workspace = Workspace.here()
+    found = list(launches(recipe, workspace, models_brought(recipe, workspace)))
     if as_json:
         print_json([asdict(launch) for launch in found])
         return

@@ -155,12 +155,15 @@ def _traced(name: str, settings: list[str], rows: int, trained: bool) -> "tuple[
 
     raise_error(run_recipe(name, settings, (None, "reward")))
     from rlhf_core.config import load_recipe
+    from tasks.promotion.rival import models_brought
     from tasks.records.workspace import Workspace
     from tasks.stages.trace import trace as run_trace
 
-    loaded = load_recipe(name, settings)
+    loaded, workspace = load_recipe(name, settings), Workspace.here()
+    brought = models_brought(loaded, workspace)
     with _progress("trace: one PPO batch ..."):
-        return loaded.name, run_trace(loaded, Workspace.here(), rows=rows, trained=trained)
+        done = run_trace(loaded, workspace, rows=rows, trained=trained, brought=brought)
+    return loaded.name, done
 
 
 @contextlib.contextmanager

@@ -19,9 +19,10 @@ def require_labels_used(recipe: "Recipe") -> None:
     A given reward model learns from no new pair, and is measured on those that are held out.
     """
     _require_gate(recipe)
+    _require_before(recipe)
     if not recipe.data.new_comparisons:
         return
-    reasons = [_why_not_reading(recipe, stage) for stage in LEARNERS if recipe.runs(stage)]
+    reasons = [why_not_reading(recipe, stage) for stage in LEARNERS if recipe.runs(stage)]
     if all(reasons):
         raise ValueError(
             "data.new_comparisons is given, but no stage reads comparisons:"
@@ -41,10 +42,10 @@ def why_not_learning(recipe: "Recipe", stage: str) -> str | None:
     """Return why a stage learns from no comparisons; None where it does."""
     if recipe.runs(stage) and stage == "reward" and recipe.model.reward:
         return f"model.reward is {recipe.model.reward!r}, a given model"
-    return _why_not_reading(recipe, stage)
+    return why_not_reading(recipe, stage)
 
 
-def _why_not_reading(recipe: "Recipe", stage: str) -> str | None:
+def why_not_reading(recipe: "Recipe", stage: str) -> str | None:
     """Return why a stage neither learns from comparisons nor is measured on them."""
     if not recipe.runs(stage):
         return f"align = {recipe.align!r} does not run the stage {stage}"
@@ -54,6 +55,20 @@ def _why_not_reading(recipe: "Recipe", stage: str) -> str | None:
         key = "kto.learn_from" if stage == "kto" else "reward.feedback.learn_from"
         return f"{key} is 'feedback'"
     return None
+
+
+def _require_before(recipe: "Recipe") -> None:
+    """Raise ValueError for a reward model whose drift would not be measured."""
+    before = recipe.reward.before
+    why = why_not_reading(recipe, "reward")
+    if not why and not recipe.data.new_comparisons:
+        why = "data.new_comparisons is not given"
+    if before and why:
+        raise ValueError(
+            f"reward.before is {before!r}, but its drift on new comparisons is not measured: {why};"
+            " expected files of later labels and a reward model that is measured on comparisons, or"
+            " no reward.before"
+        )
 
 
 def _require_gate(recipe: "Recipe") -> None:
@@ -67,7 +82,7 @@ def _require_gate(recipe: "Recipe") -> None:
                     f"reward.gate.{key} is {getattr(gate, key):g}, but reward.gate.min_new_accuracy"
                     f" is not set, so that there is no gate; set it, or leave {key} out"
                 )
-    elif why := _why_not_reading(recipe, "reward"):
+    elif why := why_not_reading(recipe, "reward"):
         raise ValueError(
             f"reward.gate.min_new_accuracy is {gate.min_new_accuracy:g}, but no reward model is"
             f" measured on comparisons: {why}; expected another setting, or no min_new_accuracy"

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from rlhf_core.config.training import FROM_SFT
+from rlhf_core.config.preference.reward import FROM_SFT
 
 if TYPE_CHECKING:
     from rlhf_core.config.recipe import Recipe

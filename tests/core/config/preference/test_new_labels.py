@@ -26,7 +26,7 @@ def test_a_recipe_without_the_keys_has_the_specs_that_it_had():
     shown = ValidateStageConfig(data=recipe.data).model_dump_json()
     shown += RewardStageConfig(reward=recipe.reward, train=True, dtype="float32").model_dump_json()
     shown += json.dumps(recipe.dpo.model_dump(mode="json"))
-    for key in ("new_comparisons", "new_weight", "start"):
+    for key in ("new_comparisons", "new_weight", "start", "before"):
         assert f'"{key}"' not in shown
 
 
@@ -49,6 +49,16 @@ def test_a_recipe_without_the_keys_has_the_specs_that_it_had():
             "reward.start is 'r', but ppo.reward_trunk is 'reference'",
         ),
         (
+            {"reward": {"before": "r"}},
+            "reward.before is 'r', but .* data.new_comparisons is not given",
+        ),
+        (
+            {"reward": {"before": "champion", "feedback": {"learn_from": "feedback"}}}
+            | {"data": NEW | {"feedback": "f"}},
+            "reward.before is 'champion', but .* reward.feedback.learn_from is 'feedback'",
+        ),
+        ({"reward": {"before": ""}, "data": NEW}, "at least 1 character"),
+        (
             {"reward": {"gate": {"min_new_accuracy": 0.6}}},
             "reward/heldout_pairs_new, which is not measured: give data.new_comparisons",
         ),
@@ -69,3 +79,24 @@ def test_the_gate_of_new_labels_is_there_where_a_recipe_asks_for_it():
         ("new_accuracy", ("reward/accuracy_new", "at least", 0.65)),
         ("new_lower_bound", ("reward/accuracy_new_lower", "at least", 0.5)),
     }
+
+
+DRIFT = {
+    "stage": "reward",
+    "metric": "reward/score_distance_new",
+    "bound": "at most",
+    "threshold": 1.0,
+}
+
+
+def test_drift_is_measured_where_there_is_a_model_before():
+    for reward in ({"before": "r"}, {"start": "r"}, {"start": "champion"}):
+        tiny_recipe(data=NEW, reward=reward, gates={"drift": DRIFT})
+    of_before = {"metric": "reward/accuracy_new_before"}
+    for gate in (DRIFT, DRIFT | of_before):
+        with pytest.raises(ValueError, match=r"measured: set reward\.before or reward\.start"):
+            tiny_recipe(data=NEW, gates={"drift": gate})
+    with pytest.raises(ValueError, match=r"not measured: give data\.new_comparisons"):
+        tiny_recipe(gates={"drift": DRIFT}, reward={"start": "r"})
+    with pytest.raises(ValueError, match="needs min_n 2001 items of reward/score_distance_new"):
+        tiny_recipe(data=NEW, reward={"start": "r"}, gates={"drift": DRIFT | {"min_n": 2001}})

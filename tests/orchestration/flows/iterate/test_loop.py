@@ -88,6 +88,7 @@ def _check_labels(home: Path, rounds: list[dict]) -> None:
     last = record_of(home, rounds[-1])
     files = [one["labels"]["file"] for one in rounds[1:]]
     assert [source["path"] for source in last.recipe["data"]["new_comparisons"]] == files
+    assert last.recipe["reward"]["before"] == rounds[-1]["labels"]["reward_model"]
     assert last.sweep and last.sweep.label == f"round {len(rounds) - 1}"
 
 

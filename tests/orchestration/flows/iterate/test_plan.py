@@ -86,6 +86,12 @@ def test_raters_are_counted_by_source(recipe_file):
     assert make_plan(str(recipe_file), judge, options(by=None)).iteration.request.by == "judge"
 
 
+def test_a_gate_on_drift_has_the_champions_reward_model_in_each_further_round(recipe_file):
+    drift = 'stage="reward", metric="reward/accuracy_new_before", bound="at least", threshold=0.5'
+    for more in ({}, {"continue_reward": True}):
+        make_plan(str(recipe_file), [f"gates.drift={{{drift}}}"], options(**more))
+
+
 def test_a_loop_is_known_by_recipe_labels_and_data_and_not_by_its_length(recipe_file, data_files):
     def identity(settings=(), **changes) -> str:
         return make_plan(str(recipe_file), list(settings), options(**changes)).iteration.id

@@ -11,6 +11,7 @@ from rlhf_core.stage_catalogue import EVALUATE, REWARD, SFT
 from tasks.leakage.heldout import forbidden_prompts, without_leaks
 from tasks.records.run_record import Record
 from tasks.run_context import RunContext
+from tasks.stages.contract import spec_of
 
 HELDOUT = [f"held out {i}" for i in range(150)]
 
@@ -213,6 +214,34 @@ def test_without_any_left_new_pairs_are_not_measured_and_their_gate_is_refused(
     gated = start_of(other, have, tmp_path, *prompts, min_new_accuracy=0.6)
     with pytest.raises(BadInput, match="10 of 10 prompts of new_comparisons_heldout are left out"):
         without_leaks(gated, REWARD, have)
+
+
+def test_the_model_before_is_measured_without_its_prompts_and_others_with_them(
+    made, have, tmp_path, caplog
+):
+    _, _, before = made.pipeline("theirs", *HELDOUT[100:104], "theirs demonstration")
+    save_split(tmp_path / "new.jsonl", rows(*HELDOUT[100:110]))
+    have["new_comparisons_heldout"] = Artifact.of(tmp_path / "new.jsonl")
+    data = {"demonstrations": "d", "comparisons": "c", "new_comparisons": "n"}
+    gate = {"min_new_accuracy": 0.6}
+    recipe = tiny_recipe(data=data, reward={"before": str(before.path), "gate": gate})
+    record = Record.new(made.workspace, recipe)
+    record.save(made.workspace)
+    found = without_leaks(RunContext(recipe, made.workspace, record.id), REWARD, have)
+    unseen = "new_comparisons_heldout_unseen"
+    assert found.splits.keys() == {unseen, "comparisons_heldout_unseen"}
+    assert prompt_keys(load_split(found.splits[unseen].path)) == prompt_keys(
+        rows(*HELDOUT[104:110])
+    )
+    assert found.check.left_out == {unseen: 4, "comparisons_heldout_unseen": 4}
+    sentence = (
+        "4 of 10 prompts of new_comparisons_heldout are left out where the reward model before is"
+        " measured: training prompts of before (4)"
+    )
+    assert sentence in found.check.sentence and sentence in caplog.text
+    inputs = spec_of(REWARD, recipe, have | found.splits).inputs
+    assert inputs[unseen] == found.splits[unseen] and inputs["before"].digest == before.digest
+    assert inputs["new_comparisons_heldout"] == have["new_comparisons_heldout"]
 
 
 def test_demonstrations_and_rollouts_may_have_prompts_of_held_out_new_pairs():
