@@ -29,7 +29,8 @@ FOLDER = Path(__file__).parent / "docs" / "reference"
 MADE = "Made from the code by `infra/reference.py`; a test compares the two.\n"
 EXIT_CODES = {
     0: "Done",
-    errors.BadInput.exit_code: "Bad input or configuration: correct it, a retry does not help",
+    errors.BadInput.exit_code: "Bad input or configuration, or a limit of the recipe is reached: "
+    "correct it, a retry does not help",
     errors.GateRefused.exit_code: "A gate, a promotion or a rollback was refused, "
     "the ledger was altered, or with `rlhf plan` a stage does not fit",
     errors.RLHFError.exit_code: "Anything else: infrastructure, or an unexpected error; the same "
@@ -55,8 +56,8 @@ VARIABLES = {
     "that workers use",
     "RLHF_PASSWORD_ACCOUNT": "The password of the account `ACCOUNT` (in capitals) that `rlhf "
     "access setup` creates. Default: a random one, in a file of mode 0600",
-    "RLHF_PRICES": "A TOML file with prices of an hour, for `rlhf cost`. Default: `prices.toml` in "
-    "the workspace",
+    "RLHF_PRICES": "A TOML file with prices of an hour, for `rlhf cost`, forecasts and "
+    "`limits.money`. Default: `prices.toml` in the workspace",
     "RLHF_COMMIT": "The commit of the code, in an image without git",
     "RLHF_PLATFORM": "Do not set it: `rlhf up` does, so that `rlhf down` finds its processes",
     "RLHF_LIVE": "Do not set it: `rlhf live` does, so that `rlhf live stop` finds its processes",

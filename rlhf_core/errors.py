@@ -10,6 +10,7 @@ RLHFError                 1
  |   +- ConfigError       2
  +- GateRefused           3  never retried
  |   +- Diverged          3
+ |   +- LimitReached      2  the recipe's limits are to be raised
  |   +- PromotionRefused  3
  +- StageFailed           1  retried
 """
@@ -54,6 +55,13 @@ class Diverged(GateRefused):
     """Training that left its bounds: a non-finite value, or KL beyond the budget."""
 
     code = "RLHF-G002"
+
+
+class LimitReached(GateRefused):
+    """A run that has taken what its recipe allows; its last checkpoint is kept."""
+
+    exit_code = 2
+    code = "RLHF-G003"
 
 
 class PromotionRefused(GateRefused):

@@ -57,7 +57,7 @@ _LISTED: dict[str, Metric] = {
 METRICS = DeclaredByName(_LISTED, _of_benchmark, _of_subset)
 
 _FROM_ZERO = (
-    "rows rules pairs replies prompts responses groups rounds steps experts tokens tokens/s s l2"
+    "rows rules pairs replies prompts responses groups rounds steps experts tokens tokens/s s J l2"
     " 1/step nats nats/token nats/pair nats/reply price ratio score^2 score/nat"
 )
 UNIT_DOMAINS: dict[str, Domain] = {"share": (0, 1)} | {

@@ -8,6 +8,7 @@ tokens/        the training split as token ids, for all ranks (see rlhf_core.eng
 continued.json where the first checkpoints are from (see rlhf_core.engine.continued)
 stage.log      everything the stage and its libraries print
 failure.json   why a stage refused (exit code 2)
+stop           asks the stage to end at its next checkpoint, which it then makes at once
 result.json    what it made; written last, by rename: its presence means finished
 """
 
@@ -32,6 +33,7 @@ from rlhf_core.ranks import is_rank_zero
 # in a model's folder: it holds several reward models, see rlhf_core/modeling/ensemble.py
 ENSEMBLE = "ensemble.json"
 CHECKPOINTS, TOKENS = "checkpoints", "tokens"  # folders in a run directory
+STOP = "stop"  # file in a run directory
 BENCHMARK_RESULTS = "benchmarks"  # folder beside the run directories: results to be used again
 TAIL_BYTES = 1 << 16  # how much of a file last_line reads at first
 

@@ -16,6 +16,7 @@ from tasks.promotion.rival import models_brought
 from tasks.records import events
 from tasks.records.run_record import Record, record_lock
 from tasks.records.workspace import Workspace
+from tasks.spending.spent import prices_of
 from tasks.stages.capacity import require_samplers
 from tasks.stages.contract import check_paths
 from tasks.stages.spec import Artifacts
@@ -111,6 +112,7 @@ def opened(
     require_store(workspace.tracking_uri)
     require_rights(workspace.tracking_uri, recipe.registry)
     check_paths(recipe)
+    prices_of(recipe, workspace)  # before anything runs
     along = models_brought(recipe, workspace)
     wanted = steps()[steps().index(first) : steps().index(last) + 1]
     require_samplers(recipe, [step for step in wanted if recipe.runs(step)])

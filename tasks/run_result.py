@@ -61,11 +61,11 @@ def _stage_row(stage: StageRecord, page: str | None) -> StepRow:
     last = last_line(stage.run_dir / "metrics.jsonl")
     return StepRow(
         name=stage.stage,
-        state="refused" if refused(stage.decisions) else _state(stage),
+        state="refused" if refused(stage.verdicts) else _state(stage),
         seconds=result.seconds if result else elapsed,
         link=page,
         metrics=(last["metrics"] if last else {}) | (result.metrics if result else {}),
-        decisions=stage.decisions,
+        decisions=stage.verdicts,
         reason=stage.error or "",
         cached=stage.cached,
         run_dir=stage.run_dir,

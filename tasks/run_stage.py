@@ -7,7 +7,7 @@ from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
-from rlhf_core.errors import BadInput, StageFailed
+from rlhf_core.errors import BadInput, LimitReached, StageFailed
 from rlhf_core.gates.decide import Decision, refused
 from rlhf_core.rundir import StageSpec
 from rlhf_core.stage_catalogue import EVALUATE, LEARNING, VALIDATE, Stage
@@ -21,6 +21,8 @@ from tasks.records.heldout_check import HeldoutCheck
 from tasks.records.run_record import Status
 from tasks.run_context import RunContext, StageOutput, combined
 from tasks.run_result import row_of
+from tasks.spending.limits import decisions_at_end
+from tasks.spending.stage_watch import StageWatch
 from tasks.stages.contract import outputs_of, spec_of
 from tasks.stages.judges import require_judges
 from tasks.stages.samples import require_samples, require_subsets
@@ -81,13 +83,21 @@ def _run_process(context: RunContext, spec: StageSpec, check: HeldoutCheck | Non
     tracker.stage_started(spec.stage, run_dir, cached=recorded)
     if check:
         tracker.keep_heldout_check(spec.stage, check)
+    watch = StageWatch(context, spec.stage, run_dir)
     try:
+        if not recorded:
+            watch.require_within()
         if not recorded and spec.stage in LEARNING:
             require_judges(context.recipe, context.is_wanted)
         with contextlib.nullcontext() if recorded else devices_reserved():
             return stage_process.run_stage(
-                spec, run_dir, watch=tracker.tick, distributed=context.recipe.distributed
+                spec, run_dir, watch=watch, distributed=context.recipe.distributed
             )
+    except LimitReached as ended:
+        error = watch.explained(ended)
+        tracker.stage_ended(spec.stage, status="FAILED", limits=watch.decisions(), error=str(error))
+        _emit_end(context, spec.stage)
+        raise error from None
     except Exception as error:
         tracker.stage_ended(spec.stage, status="FAILED", error=str(error) or brief(error))
         _emit_end(context, spec.stage)
@@ -127,7 +137,8 @@ def close(context: RunContext, output: StageOutput, decisions: list[Decision]) -
     stops = refused(decisions)
     sentence = "; ".join(decision.reason for decision in stops) or None
     status: Status = "FAILED" if stops else "FINISHED"
-    tracker.stage_ended(name, status=status, decisions=decisions, error=sentence)
+    limits = decisions_at_end(context, name)
+    tracker.stage_ended(name, status=status, decisions=decisions, limits=limits, error=sentence)
     _emit_end(context, name)
     if link := tracker.link(name):
         create_link_artifact(link, key=f"mlflow-{name}", link_text=f"{name} in MLflow")

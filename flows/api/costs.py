@@ -1,4 +1,4 @@
-"""The costs of runs: hours of cores and GPUs, and money."""
+"""The costs of runs: hours of cores and GPUs, energy and money."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -48,8 +48,8 @@ def cost(*filters: str, by: str = "recipe", since: str | None = None) -> Costs:
 
     filters: as of `leaderboard`. by: recipe, stage, run, status, day, month, or a recipe key.
     since: 30d, 12h, 2w or a date; without it, all runs. Hours of cores are those at work, hours of
-    GPUs those reserved. Money is by the prices of the file that RLHF_PRICES names, or of
-    prices.toml in the workspace. Raises ConfigError.
+    GPUs those reserved, energy that of whole devices (None: not measured). Money is by the prices
+    of the file that RLHF_PRICES names, or of prices.toml in the workspace. Raises ConfigError.
     """
     workspace, client = begin(), tracking_client()
     from tasks.analysis.board.conditions import chosen

@@ -33,7 +33,7 @@ COMMANDS = {
         "leaderboard": "Rank runs by a metric, with intervals, each compared with the first one.",
         "sweep": "Run a recipe for several values of its keys, and plot metrics against them.",
         "iterate": "Run rounds of labelling and training, each from the champion so far.",
-        "cost": "Sum up what runs took: hours of cores and GPUs, and money by a price table.",
+        "cost": "Sum up what runs took: hours of cores and GPUs, energy, money by a price table.",
         "runs rm": "Remove runs: record, report, MLflow runs, run directories of their own.",
         "trace": "Run one PPO batch and show its tensors and tokens, or write a run's timeline.",
         "reward-report": "Report where a run's reward model is right, and where it is wrong.",

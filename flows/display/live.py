@@ -22,6 +22,7 @@ from flows.report.text import duration
 from tasks.records.events import (
     ApprovalAsked,
     Event,
+    ForecastMade,
     RunStarted,
     StageAborted,
     StageProgress,
@@ -92,6 +93,8 @@ class LiveDisplay:
         live = self.rows.setdefault(event.stage, LiveRow(StepRow(event.stage, "running"), now))
         if isinstance(event, StageProgress):
             live.progress(event, now)
+        elif isinstance(event, ForecastMade):
+            live.foresee(event.forecast, now)
         elif isinstance(event, ApprovalAsked):
             live.row = replace(live.row, state="waiting")
             live.how_to_answer = how_to_approve(event)

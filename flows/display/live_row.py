@@ -7,6 +7,7 @@ from flows.report.text import duration, key_metric, short_name
 from rlhf_core.gates.decide import Decision
 from rlhf_core.stage_catalogue import STAGES
 from tasks.records.events import ApprovalAsked, StageAborted, StageProgress
+from tasks.records.forecast import Forecast
 from tasks.records.step_row import StepRow
 
 CATCH_UP_S = 0.3  # a resumed stage's old steps arrive at once; the pace is counted from after them
@@ -26,6 +27,8 @@ class LiveRow:
     first_seen: float | None = None
     latest: float = 0.0
     pace_from: tuple[float, int] = (0.0, 0)
+    forecast: Forecast | None = None  # the latest
+    foreseen: float = 0.0  # when it came
 
     def progress(self, event: StageProgress, now: float) -> None:
         """Take a step's numbers."""
@@ -37,11 +40,17 @@ class LiveRow:
         self.row = replace(self.row, progress=(event.step, event.steps), metrics=metrics)
         self.latest = now
 
-    def seconds_left(self, now: float) -> float | None:
-        """Return the seconds to go at the pace so far, else by the stage's own estimate.
+    def foresee(self, forecast: Forecast, now: float) -> None:
+        """Take a forecast."""
+        self.forecast, self.foreseen = forecast, now
 
-        None when neither is known.
+    def seconds_left(self, now: float) -> float | None:
+        """Return the seconds to go by the forecast, by the pace, else by the stage's own estimate.
+
+        None when none of them is known.
         """
+        if self.forecast:
+            return max(0.0, self.forecast.left - (now - self.foreseen))
         if self.row.progress is None:
             return None
         (step, steps), (then, first) = self.row.progress, self.pace_from
@@ -64,6 +73,8 @@ def running_parts(live: LiveRow, now: float) -> list[str]:
         parts.append(f"{speed:,.0f} tokens/s")
     if (left := live.seconds_left(now)) is not None:
         parts.append(f"{duration(left)} left")
+    if live.forecast and live.forecast.money is not None:
+        parts.append(f"about {live.forecast.price} in all")
     return [*parts, f"{duration(now - live.began)} so far"]
 
 

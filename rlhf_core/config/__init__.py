@@ -15,6 +15,7 @@ from rlhf_core.config.preference.reward import Reward
 from rlhf_core.config.recipe import ALIGNMENTS, Model, Recipe
 from rlhf_core.config.registry import Approval, Contest, Registry
 from rlhf_core.config.rewards import RewardFunction, Rewards
+from rlhf_core.config.run.limits import Limits
 from rlhf_core.config.sampling import DynamicSampling, Sampling
 from rlhf_core.config.training import DPO, SFT, LoRA, Training
 
@@ -38,6 +39,7 @@ __all__ = [
     "EvaluationJudge",
     "FrozenPlacement",
     "Judge",
+    "Limits",
     "LoRA",
     "Model",
     "Recipe",

@@ -22,6 +22,7 @@ from rlhf_core.config.preference.label_use import require_labels_used
 from rlhf_core.config.preference.new_labels import require_new_labels
 from rlhf_core.config.preference.reward import Reward
 from rlhf_core.config.registry import Registry
+from rlhf_core.config.run.limits import Limits
 from rlhf_core.config.sampling import Sampling
 from rlhf_core.config.training import DPO, SFT
 from rlhf_core.stage_catalogue import ALIGNMENTS, gated_stages
@@ -125,6 +126,7 @@ class Recipe(Config):
         {}, description="Further gates by name, beside those of sft.gate ... evaluate.gate."
     )
     registry: Registry = Field(description="Registered models and promotion.")
+    limits: Limits = Field(Limits(), description="The most that a run may take.")
 
     @model_validator(mode="after")
     def _reward_trunk_is_the_references(self) -> "Recipe":

@@ -13,7 +13,7 @@ from rlhf_core.batching.collective import gathered
 from rlhf_core.config import Training
 from rlhf_core.engine.checkpoint import Checkpoint, begin, own_tensors
 from rlhf_core.engine.checkpoint_files import CheckpointFiles
-from rlhf_core.errors import StageFailed
+from rlhf_core.errors import LimitReached, StageFailed
 
 
 def writes_beside_steps(config: Training) -> bool:
@@ -37,12 +37,14 @@ class CheckpointWriter:
         *,
         block: int = 1,
         clock: Callable[[], float] = time.monotonic,
+        stop: Path | None = None,
     ):
         """Write below `folder`, after multiples of `block` steps only.
 
-        clock: seconds.
+        clock: seconds. stop: a file that asks for the end of the stage, once it is there.
         """
         self.folder, self._config, self._block, self._clock = folder, config, block, clock
+        self._stop, self._is_stopped = stop, False
         self._beside_steps = writes_beside_steps(config)
         # when the last checkpoint was taken, the last block of steps ended
         self._saved = self._stepped = clock()
@@ -68,9 +70,9 @@ class CheckpointWriter:
     def due(self, step: int) -> bool:
         """Return True if a checkpoint is to be saved after this step; all ranks call it and agree.
 
-        It is due after every `checkpoint_every` steps, and before another block of steps as long
-        as this one would exceed `checkpoint_minutes`. Raises StageFailed where the last one was not
-        written.
+        It is due after every `checkpoint_every` steps, before another block of steps as long as
+        this one would exceed `checkpoint_minutes`, and where the stage is asked to stop. Raises
+        StageFailed where the last one was not written.
         """
         self._raise_error()
         if step % self._block:
@@ -79,13 +81,22 @@ class CheckpointWriter:
         next_end = now + (now - self._stepped)
         late = next_end - self._saved > 60 * self._config.checkpoint_minutes
         self._stepped = now
-        return step % self._config.checkpoint_every == 0 or gathered(late)[0]
+        asked = self._stop is not None and self._stop.exists()
+        late, self._is_stopped = gathered([late, asked])[0]  # by rank 0, on the host of the asker
+        return step % self._config.checkpoint_every == 0 or late or self._is_stopped
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Save a checkpoint, when the one before it is written; all ranks take part.
 
-        Raises StageFailed where that one was not written.
+        Raises StageFailed where that one was not written, and LimitReached where the stage is asked
+        to stop, once this one is written.
         """
+        self._begin(checkpoint)
+        if self._is_stopped:
+            self.wait()
+            raise LimitReached(f"stopped after step {checkpoint.step}, with a checkpoint")
+
+    def _begin(self, checkpoint: Checkpoint) -> None:
         self.wait()
         self._saved = self._clock()
         files = begin(self.folder, checkpoint, keep=self._config.keep_checkpoints)

@@ -13,7 +13,7 @@ from rlhf_core.engine.checkpoint import Checkpoint, load_checkpoint
 from rlhf_core.engine.checkpoint_writer import CheckpointWriter
 from rlhf_core.engine.schedule import linear_schedule
 from rlhf_core.errors import Diverged
-from rlhf_core.rundir import RunDir, finite
+from rlhf_core.rundir import STOP, RunDir, finite
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ def fit(
 
     `seed` decides the order of examples and an adapter's dropout, for which torch would seed each
     process by chance.
-    Raises Diverged on a non-finite loss or gradient norm; the last good checkpoint is kept.
+    Raises Diverged on a non-finite loss or gradient norm, and LimitReached when it is asked to
+    stop; the last good checkpoint is kept.
     """
     stage, examples = task.stage, task.examples
     per_epoch = -(-examples // config.batch_size)
@@ -61,7 +62,7 @@ def fit(
     checkpoint = load_checkpoint(run.checkpoints, layouts)  # with the state of torch's generators
     if checkpoint:
         engine.load_state(checkpoint.tensors)
-    with CheckpointWriter(run.checkpoints, config) as writer:
+    with CheckpointWriter(run.checkpoints, config, stop=run.path / STOP) as writer:
         for step in range((checkpoint.step if checkpoint else 0) + 1, steps + 1):
             started = time.monotonic()
             epoch, position = divmod(step - 1, per_epoch)

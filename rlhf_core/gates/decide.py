@@ -25,6 +25,7 @@ from rlhf_core.stage_catalogue import STAGES, gated_stages
 if TYPE_CHECKING:
     from rlhf_core.gates.measure import MeasuredMetric
 
+LIMITS = "limits."  # begins the names of the gates on what a run takes
 VERDICTS = ("refused", "overridden", "warning", "passed")  # the worst first
 
 
@@ -120,6 +121,11 @@ class Decision(Frozen):
     def is_contest(self) -> bool:
         """True for the contest with the champion, which no stage's gate is."""
         return (self.stage, self.gate) == CONTEST
+
+    @property
+    def is_limit(self) -> bool:
+        """True for a limit on what the run takes, which says nothing about a model."""
+        return self.gate.startswith(LIMITS)
 
     @property
     def verdict(self) -> str:

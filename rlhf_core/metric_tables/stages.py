@@ -21,6 +21,14 @@ SYSTEM_METRICS: MetricRows = {
     "stage_memory_mib": ("MiB", "Memory of the stage's processes, shared pages counted once"),
     "stage_gpu_memory_mib": ("MiB", "GPU memory of the stage's processes, all devices together"),
     "stage_cpu_percentage": ("%", "Processor time of the stage's processes; 100 is one core"),
+    "stage_gpu_joules": (
+        "J",
+        "Energy since the last sample of the GPUs that the stage may use; absent if not measured",
+    ),
+    "processor_joules": (
+        "J",
+        "Energy since the last sample of the machine's processors; absent if not measured",
+    ),
     "stage_gpus": ("devices", "GPUs that the stage may use; absent on a machine without any"),
 }
 

@@ -20,7 +20,7 @@ from rlhf_core.ppo.timeline import Timeline
 from rlhf_core.ppo.trainer import Trainer, build, check
 from rlhf_core.ppo.update import update
 from rlhf_core.ranks import is_rank_zero
-from rlhf_core.rundir import Output, RunDir, StageSpec, merged, read_metrics
+from rlhf_core.rundir import STOP, Output, RunDir, StageSpec, merged, read_metrics
 
 SAMPLED = "ppo/score_mean_sampled"  # with dynamic sampling alone
 SUMMARY = (
@@ -55,7 +55,9 @@ def run(spec: StageSpec[PPOStageConfig], run: RunDir) -> Output:
     last = config.steps
     with (
         Rollouts(trainer, resumed) as rollouts,
-        CheckpointWriter(run.checkpoints, config, block=config.rollout_block) as writer,
+        CheckpointWriter(
+            run.checkpoints, config, block=config.rollout_block, stop=run.path / STOP
+        ) as writer,
     ):
         for step, rollout in rollouts:
             metrics, state = _learn(trainer, rollouts, step, rollout, state)

@@ -33,6 +33,8 @@ def find_run(workspace: Workspace, run: str) -> Record:
 def _decided(record: Record) -> list[tuple[StageRecord, Decision]]:
     """Return every decision with the stage whose evidence it rests on."""
     found = [(stage, decision) for stage in record.stages for decision in stage.decisions]
+    last = [stage for stage in record.stages if stage.limits][-1:]
+    found += [(stage, one) for stage in last for one in stage.limits]
     evaluation = record.stage(EVALUATE.name)
     if record.contest and evaluation:
         found.append((evaluation, record.contest))
@@ -109,6 +111,8 @@ def _worst(stage: StageRecord, decision: Decision) -> dict:
     """Return {"columns", "data"}, or {"problem"} when there is no per-item evidence."""
     from rlhf_core.gates.worst_items import worst_items  # loads numpy and arrow
 
+    if decision.is_limit:
+        return {"problem": "a limit has no items: it is on what all stages together have taken"}
     if stage.result is None:
         return {"problem": f"{stage.run_dir} is gone, and the evidence with it"}
     words = decision.model_dump(include={"bound", "minus", "versus", "method"})

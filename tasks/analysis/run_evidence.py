@@ -13,7 +13,7 @@ from rlhf_core.data.sources.hub import hub_sources
 from rlhf_core.evidence.items import Columns, read_benchmarks, read_items
 from rlhf_core.rundir import new_lines
 from rlhf_core.stage_catalogue import STAGES, stage_of_prefix
-from tasks.execution import resource_usage
+from tasks.execution import usage
 from tasks.records.run_record import Record, StageRecord
 from tasks.records.shipped import locks
 from tasks.tracking.curves import CURVES
@@ -227,7 +227,7 @@ def _of_folder(stage: StageRecord) -> StageEvidence:
         curves={
             name: curve for name in CURVES.get(stage.stage, ()) if (curve := _curve(lines, name))
         },
-        costs=resource_usage.costs(folder),
+        costs=usage.costs(folder),
         items=items_in(folder / files.get("items", "items.parquet")),
         benchmarks=benchmarks_in(folder / files.get("items", "items.parquet")),
         samples=read_table(folder / files.get("samples", "samples.table.json")),

@@ -8,18 +8,28 @@ Names that MLflow uses for the whole machine are kept; its page shows them as sy
 import json
 import os
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from rlhf_core.rundir import read_metrics
+from tasks.execution.energy import (
+    CPU,
+    GPU,
+    EnergyCounter,
+    EnergyMeter,
+    chosen_gpus,
+    processor_counters,
+)
 
 FILE = "system.jsonl"
 EVERY_SECONDS = 2.0
 LONGEST_GAP = 30.0  # seconds that a sample may stand for, on a machine too busy to take more
 MIB = 2**20
 STAGE_CPU, STAGE_GPUS = "system/stage_cpu_percentage", "system/stage_gpus"
+GPU_ENERGY, PROCESSOR_ENERGY = "system/stage_gpu_joules", "system/processor_joules"
 STAGE_MEMORY, STAGE_GPU_MEMORY = "system/stage_memory_mib", "system/stage_gpu_memory_mib"
 
 
@@ -29,15 +39,17 @@ class ResourceSampler:
     Call it often: it takes a sample every EVERY_SECONDS.
     """
 
-    def __init__(self, pid: int, folder: Path):
+    def __init__(self, pid: int, folder: Path, energy: EnergyMeter | None = None):
+        """Sample the process `pid`, which has just started. energy: by default, this machine's."""
         self.path = folder / FILE
         self._root = psutil.Process(pid)
         # cpu_percent counts from the same object's last call
         self._known: dict[int, psutil.Process] = {}
         self._gpus = _gpus()
         self._gpu_before = _gpu_used(self._gpus)
+        self._energy = energy or EnergyMeter([*_gpu_counters(self._gpus), *processor_counters()])
         self._step = len(read_metrics(self.path))  # a resumed stage goes on counting
-        self._next = 0.0
+        self._next, self._sampled = 0.0, time.monotonic()
         psutil.cpu_percent()
 
     def __call__(self) -> None:
@@ -48,12 +60,27 @@ class ResourceSampler:
         if not stage:  # it has ended, or its program is still being loaded
             return
         self._next = time.monotonic() + EVERY_SECONDS
+        self._write(stage | _machine() | self._gpu_metrics())
+
+    def end(self) -> None:
+        """Append the time since the last sample, of which the processor's part is not known."""
+        self._write({STAGE_GPUS: float(_visible(len(self._gpus)))} if self._gpus else {})
+
+    def _write(self, metrics: dict[str, float]) -> None:
+        now = time.monotonic()
+        seconds, self._sampled = now - self._sampled, now
         self._step += 1
-        metrics = stage | _machine() | self._gpu_metrics()
+        joules = self._energy()
+        for kind, name in ((GPU, GPU_ENERGY), (CPU, PROCESSOR_ENERGY)):
+            metrics |= {name: joules[kind]} if kind in joules else {}
+        line = {
+            "step": self._step,
+            "time": time.time(),
+            "seconds": round(seconds, 3),
+            "metrics": metrics,
+        }
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(
-                json.dumps({"step": self._step, "time": time.time(), "metrics": metrics}) + "\n"
-            )
+            file.write(json.dumps(line) + "\n")
 
     def _processes(self) -> dict[str, float]:
         cpu, memory = 0.0, 0
@@ -129,6 +156,21 @@ def _gpus() -> list:
         return []
 
 
+def _gpu_counters(gpus: list) -> list[EnergyCounter]:
+    """Return the energy counters of the GPUs that a stage may use; none where one has none."""
+    if not gpus:
+        return []
+    names = [str(_ask("nvmlDeviceGetUUID", gpu)) for gpu in gpus]
+    found = [EnergyCounter(GPU, partial(_joules, gpus[i])) for i in chosen_gpus(names) or []]
+    return found if all(counter.read() is not None for counter in found) else []
+
+
+def _joules(gpu: object) -> float | None:
+    """Return the energy that a GPU has used since its driver was loaded."""
+    millijoules = _ask("nvmlDeviceGetTotalEnergyConsumption", gpu)
+    return None if millijoules is None else millijoules / 1000
+
+
 def _visible(devices: int) -> int:
     """Return how many of the host's GPUs a stage may use, by CUDA_VISIBLE_DEVICES."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -150,51 +192,3 @@ def _ask(question: str, gpu: object) -> Any:
 def _gpu_used(gpus: list) -> int:
     """Return the bytes in use on the devices together."""
     return sum(memory.used for gpu in gpus if (memory := _ask("nvmlDeviceGetMemoryInfo", gpu)))
-
-
-def read(folder: Path) -> list[dict]:
-    """Return the complete lines of a run directory's samples."""
-    file = folder / FILE
-    data = file.read_bytes() if file.exists() else b""
-    return [json.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
-
-
-def hours(folder: Path, start: int, end: int) -> dict[str, float]:
-    """Return the processor and GPU hours that a stage took between two times, ms since the epoch.
-
-    A processor hour is one core at work for an hour. A GPU hour is one GPU reserved for an hour,
-    idle or not. Both are sums over samples; a gap of more than LONGEST_GAP between two of them, as
-    between two attempts, counts as that long. {} without a sample in that time.
-    """
-    samples = [line for line in read(folder) if start <= line["time"] * 1000 <= end]
-    if not samples:
-        return {}
-    times = [start / 1000, *(line["time"] for line in samples)]
-    found = {"cpu_hours": 0.0}
-    for before, line in zip(times, samples, strict=False):
-        past = min(max(line["time"] - before, 0.0), LONGEST_GAP) / 3600
-        found["cpu_hours"] += past * line["metrics"].get(STAGE_CPU, 0.0) / 100
-        if gpus := line["metrics"].get(STAGE_GPUS):
-            found["gpu_hours"] = found.get("gpu_hours", 0.0) + past * gpus
-    return found
-
-
-def costs(folder: Path) -> dict[str, float]:
-    """Return a stage's seconds and its peaks of memory, MiB.
-
-    A peak is the largest sample; a peak between two samples is missed.
-    """
-    result = folder / "result.json"
-    values = (
-        {"seconds": json.loads(result.read_text(encoding="utf-8"))["seconds"]}
-        if result.exists()
-        else {}
-    )
-    samples = [line["metrics"] for line in read(folder)]
-    for name, metric in (
-        ("peak_memory_mib", STAGE_MEMORY),
-        ("peak_gpu_memory_mib", STAGE_GPU_MEMORY),
-    ):
-        if peaks := [sample[metric] for sample in samples if metric in sample]:
-            values[name] = max(peaks)
-    return values

@@ -15,8 +15,8 @@ from typing import TextIO
 
 from rlhf_core import errors
 from rlhf_core.config import Distributed
-from rlhf_core.errors import LAST_LINES, BadInput, RLHFError, StageFailed
-from rlhf_core.rundir import StageResult, StageSpec, new_lines, read_result, write_atomically
+from rlhf_core.errors import LAST_LINES, BadInput, LimitReached, RLHFError, StageFailed
+from rlhf_core.rundir import STOP, StageResult, StageSpec, new_lines, read_result, write_atomically
 from tasks.execution import dropped_signals, launcher, resource_usage
 from tasks.execution.continuation import continue_stopped
 from tasks.execution.guarded_process import GuardedProcess
@@ -152,7 +152,8 @@ class _Start:
 
 def _run(spec: StageSpec, run_dir: Path, start: _Start, watch: Callable[[], None]) -> StageResult:
     write_atomically(run_dir / "spec.json", spec.model_dump_json(indent=2))
-    (run_dir / "failure.json").unlink(missing_ok=True)
+    for earlier in ("failure.json", STOP):
+        (run_dir / earlier).unlink(missing_ok=True)
     arguments = [spec.stage, str(run_dir / "spec.json"), str(run_dir)]
     with _group(start, arguments, run_dir / "stage.log") as process:
         _follow(process, spec.stage, run_dir, watch)
@@ -186,18 +187,22 @@ def _follow(
     sample = resource_usage.ResourceSampler(process.pid, run_dir)
     dropped_signals.listen()
     offset = new_lines(metrics, 0)[1]  # a resumed stage: its earlier lines are not news
-    while True:
-        running = process.poll() is None
-        lines, offset = new_lines(metrics, offset)
-        for line in lines:
-            events.emit(events.StageProgress(stage, line["step"], line["steps"], line["metrics"]))
-        sample()
-        watch()
-        dropped_signals.raise_dropped()
-        if not running:
-            return
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(POLL_SECONDS)
+    try:
+        while True:
+            running = process.poll() is None
+            lines, offset = new_lines(metrics, offset)
+            for line in lines:
+                step = events.StageProgress(stage, line["step"], line["steps"], line["metrics"])
+                events.emit(step)
+            sample()
+            watch()
+            dropped_signals.raise_dropped()
+            if not running:
+                return
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(POLL_SECONDS)
+    finally:
+        sample.end()
 
 
 def _outcome(stage: str, run_dir: Path, code: int) -> StageResult:
@@ -207,6 +212,8 @@ def _outcome(stage: str, run_dir: Path, code: int) -> StageResult:
         error = _refusal(json.loads((run_dir / "failure.json").read_text(encoding="utf-8")))
     else:
         error = StageFailed(_failure(stage, run_dir, code))
+    if isinstance(error, LimitReached):  # it was asked to
+        raise error
     log = run_dir / "stage.log"
     events.emit(
         events.StageAborted(stage, str(error).split("; its log is")[0], log, last_lines(log))

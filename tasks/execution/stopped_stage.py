@@ -14,7 +14,7 @@ from typing import NamedTuple
 from rlhf_core.engine.continued import CONTINUED
 from rlhf_core.judging.kept_answers import FILE as ANSWERS
 from rlhf_core.judging.kept_answers import KeptAnswers
-from rlhf_core.rundir import CHECKPOINTS, read_metrics, write_atomically
+from rlhf_core.rundir import CHECKPOINTS, STOP, read_metrics, write_atomically
 
 METRICS, EVALUATIONS = "metrics.jsonl", "evaluations.json"
 COPIED = f".{CHECKPOINTS}"  # until every other file is copied
@@ -24,6 +24,7 @@ _OWN_FILES = (
     "stage.log",
     "system.jsonl",
     "failure.json",
+    STOP,
     "launch.env",
     "tokens",
     ".*",

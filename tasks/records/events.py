@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 
 from rlhf_core.stage_catalogue import APPROVAL
+from tasks.records.forecast import Forecast
 from tasks.records.step_row import StepRow
 
 
@@ -37,6 +38,14 @@ class StageProgress:
     step: int
     steps: int
     metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class ForecastMade:
+    """A stage's end is foreseen, by its steps so far."""
+
+    stage: str
+    forecast: Forecast
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,7 @@ class StepEnded:
         return self.row.name
 
 
-StepEvent = StageStarted | StageProgress | StageAborted | ApprovalAsked | StepEnded
+StepEvent = StageStarted | StageProgress | ForecastMade | StageAborted | ApprovalAsked | StepEnded
 Event = RunStarted | StepEvent
 Listener = Callable[[Event], None]
 _listeners: list[Listener] = []

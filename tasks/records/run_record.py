@@ -17,6 +17,7 @@ from rlhf_core.config import Recipe, RecipeFile
 from rlhf_core.gates.decide import Decision, worst_verdict
 from rlhf_core.rundir import Artifact, StageResult, StageSpec, read_result, write_atomically
 from tasks.records.approval_record import ApprovalRecord, VersionApproval
+from tasks.records.forecast import Forecast
 from tasks.records.heldout_check import HeldoutCheck
 from tasks.records.promotion_record import PromotionRecord
 from tasks.records.provenance import git_state, hardware, short_commit
@@ -37,11 +38,14 @@ class StageRecord(BaseModel):
     started: int
     ended: int | None = None
     decisions: list[Decision] = []
+    limits: list[Decision] = []  # what the run had taken when the stage ended
+    forecast: Forecast | None = None  # the first one
     error: str | None = None
     heldout_check: HeldoutCheck | None = None  # the search for leaked prompts, where there was one
     run_id: str | None = None
     offset: int = 0  # bytes of metrics.jsonl that MLflow has
     system_offset: int = 0  # bytes of system.jsonl that MLflow has
+    has_forecast: bool = False  # MLflow has the forecast
     closed: bool = False  # MLflow has its end as well
 
     @property
@@ -61,13 +65,18 @@ class StageRecord(BaseModel):
 
     @property
     def verdict(self) -> str:
-        """The worst verdict of its gates.
+        """The worst verdict of its gates, and of a limit that it has reached.
 
         Without a gate it is 'no gate', and before any decision the status of an unfinished stage.
         """
-        if self.status != "FINISHED" and not self.decisions:
+        if self.status != "FINISHED" and not self.verdicts:
             return self.status.lower()
-        return worst_verdict(self.decisions) or "no gate"
+        return worst_verdict(self.verdicts) or "no gate"
+
+    @property
+    def verdicts(self) -> list[Decision]:
+        """The decisions of its gates, and those on limits that it has reached."""
+        return [*self.decisions, *(one for one in self.limits if not one.passed)]
 
 
 class Registration(BaseModel):
@@ -177,8 +186,13 @@ class Record(BaseModel):
 
     @property
     def verdicts(self) -> list[Decision]:
-        """The decisions of every gate so far, and of the contest with the champion."""
-        return [*self.decisions, *([self.contest] if self.contest else [])]
+        """The decisions of every gate so far, of the latest limits, and of the contest."""
+        return [*self.decisions, *self.limits, *([self.contest] if self.contest else [])]
+
+    @property
+    def limits(self) -> list[Decision]:
+        """The latest decisions on what the run has taken; [] where its recipe limits nothing."""
+        return next((stage.limits for stage in reversed(self.stages) if stage.limits), [])
 
     def decisions_of(self, stage: str) -> list[Decision]:
         """Return the decisions of the gates of one stage."""
@@ -198,7 +212,8 @@ class Record(BaseModel):
         self.experiment_id = self.run_id = None
         self.opened = self.closed = False
         for stage in self.stages:
-            stage.run_id, stage.offset, stage.system_offset, stage.closed = None, 0, 0, False
+            stage.run_id, stage.offset, stage.system_offset = None, 0, 0
+            stage.closed = stage.has_forecast = False
         for registration in self.registrations:
             registration.version = None
 

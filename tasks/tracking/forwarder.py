@@ -13,7 +13,7 @@ from mlflow.entities import Metric
 from rlhf_core.data.sources.hub import hub_sources
 from rlhf_core.rundir import StageResult, new_lines
 from rlhf_core.stage_catalogue import EVALUATE
-from tasks.execution import resource_usage
+from tasks.execution import usage
 from tasks.records.run_record import Record, Registration, StageRecord, archive
 from tasks.records.shipped import locks
 from tasks.records.workspace import Workspace
@@ -29,6 +29,7 @@ from tasks.tracking.client import (
 )
 from tasks.tracking.curves import log_curves
 from tasks.tracking.run_writer import RunWriter
+from tasks.tracking.spending import send_forecast, send_usage
 from tasks.tracking.verdict_traces import VerdictTraces
 
 METRIC_BATCH = 1000  # points in one request; MLflow's limit
@@ -141,6 +142,10 @@ class Forwarder:
             return
         run = RunWriter(self.client, stage.run_id or self._open_stage(stage))
         self._metrics(stage, run.run_id)
+        if stage.forecast and not stage.has_forecast:
+            send_forecast(self.client, run.run_id, stage.stage, stage.forecast)
+            stage.has_forecast = True
+            self.record.save(self.workspace)
         if stage.ended:
             self._close_stage(stage, run)
 
@@ -163,7 +168,7 @@ class Forwarder:
     def _metrics(self, stage: StageRecord, run_id: str) -> None:
         """Send the lines that the stage and its resource sampler have appended since the last."""
         lines, offset = new_lines(stage.run_dir / "metrics.jsonl", stage.offset)
-        samples, system_offset = new_lines(stage.run_dir / resource_usage.FILE, stage.system_offset)
+        samples, system_offset = new_lines(stage.run_dir / usage.FILE, stage.system_offset)
         if not lines and not samples:
             return
         points = [
@@ -184,14 +189,16 @@ class Forwarder:
             self._result(stage, result, lines)
         else:
             run.log_reports(stage.run_dir)
-        self._hours(stage)
+        send_usage(self.client, self._parent.run_id, stage)
         tags = {
             "verdict": stage.verdict,
             "mlflow.note.content": rendering.spaced(rendering.stage_note(stage)),
             "status_reason": stage.error,
             "heldout_check": stage.heldout_check.sentence if stage.heldout_check else None,
         }
-        gates = {f"gate.{d.gate}": f"{d.verdict}: {d.reason}" for d in stage.decisions}
+        gates = {
+            f"gate.{d.gate}": f"{d.verdict}: {d.reason}" for d in [*stage.decisions, *stage.limits]
+        }
         run.set_tags({**tags, **gates})
         if stage.decisions:
             run.log_json(_json_of(stage.decisions), "gates.json")
@@ -202,26 +209,12 @@ class Forwarder:
         stage.closed = True
         self.record.save(self.workspace)
 
-    def _hours(self, stage: StageRecord) -> None:
-        """Send to the parent what the stage took of the machine in this run, none if it was cached.
-
-        What an earlier attempt took is of the run that made it. So sums over runs count it once.
-        """
-        assert stage.ended is not None  # the caller closes stages that have ended
-        found = resource_usage.hours(stage.run_dir, stage.started, stage.ended)
-        points = [
-            Metric(f"cost/{stage.stage}_{name}", value, stage.ended, 0)
-            for name, value in found.items()
-        ]
-        if points and not stage.cached:
-            self.client.log_batch(self._parent.run_id, metrics=points, synchronous=True)
-
     def _result(self, stage: StageRecord, result: StageResult, lines: list[dict]) -> None:
         """Send the final metrics, to the stage's run and its parent, and the files of a result."""
         run, parent = self._run_of(stage), self._parent
         last: dict[str, Any] = lines[-1] if lines else {"step": 0, "metrics": {}}
         when = int((stage.run_dir / "result.json").stat().st_mtime * 1000)
-        costs = resource_usage.costs(stage.run_dir)
+        costs = usage.costs(stage.run_dir)
         final = rendering.final_metrics(result) | {
             f"cost/{stage.stage}_{name}": value for name, value in costs.items()
         }

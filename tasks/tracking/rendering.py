@@ -129,8 +129,8 @@ def stage_note(stage: StageRecord) -> str:
         lines.append(f"> {stage.error.splitlines()[0]}")
     if stage.heldout_check:
         lines.append(f"Held-out prompts: {stage.heldout_check.sentence}.")
-    if stage.decisions:
-        lines.append(verdict_table(stage.decisions))
+    if stage.verdicts:
+        lines.append(verdict_table(stage.verdicts))
     return "\n\n".join(lines)
 
 
@@ -147,6 +147,11 @@ def metric_units() -> dict:
             "unit": "MiB",
             "meaning": "Largest sample of system/stage_memory_mib",
         },
+        "cost/<stage>_hours": {
+            "unit": "h",
+            "meaning": "Wall-clock time of the stage's processes in this run; absent for a cached"
+            " stage",
+        },
         "cost/<stage>_cpu_hours": {
             "unit": "h",
             "meaning": "Hours of one core at work in this run; absent for a cached stage",
@@ -154,6 +159,23 @@ def metric_units() -> dict:
         "cost/<stage>_gpu_hours": {
             "unit": "h",
             "meaning": "Hours of one GPU reserved in this run; absent for a cached stage",
+        },
+        "cost/<stage>_gpu_kwh": {
+            "unit": "kWh",
+            "meaning": "Energy of the GPUs that the stage might use, in this run; absent if not"
+            " measured",
+        },
+        "cost/<stage>_cpu_kwh": {
+            "unit": "kWh",
+            "meaning": "Energy of the machine's processors meanwhile; absent if not measured",
+        },
+        "cost/<stage>_forecast_seconds": {
+            "unit": "s",
+            "meaning": "Time of the whole stage, as foreseen after its first steps",
+        },
+        "cost/<stage>_forecast_money": {
+            "unit": "currency",
+            "meaning": "Price of the whole stage, as foreseen after its first steps",
         },
         "cost/<stage>_peak_gpu_memory_mib": {
             "unit": "MiB",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from rlhf_core.gates.decide import Decision
 from tasks.records.approval_record import ApprovalRecord
+from tasks.records.forecast import Forecast
 from tasks.records.heldout_check import HeldoutCheck
 from tasks.records.promotion_record import PromotionRecord
 from tasks.records.run_record import Record, Registration, StageRecord, Status, find_records, now
@@ -55,17 +56,17 @@ class Tracker:
         *,
         status: Status,
         decisions: Iterable[Decision] = (),
+        limits: Iterable[Decision] = (),
         error: str | None = None,
     ) -> None:
         """Record how a stage ended: FINISHED, FAILED (by itself or by its gate) or KILLED.
 
-        Raises KeyError for a stage that has not begun.
+        limits: the decisions on what the run had taken by then. Raises KeyError for a stage that
+        has not begun.
         """
-        entry = self.record.stage(stage)
-        if entry is None:
-            raise KeyError(stage)
+        entry = self._entry(stage)
         entry.status, entry.ended = status, now()
-        entry.decisions, entry.error = list(decisions), error
+        entry.decisions, entry.limits, entry.error = list(decisions), list(limits), error
         self._changed()
         self.flush()
 
@@ -74,10 +75,12 @@ class Tracker:
 
         Raises KeyError for a stage that has not begun.
         """
-        entry = self.record.stage(stage)
-        if entry is None:
-            raise KeyError(stage)
-        entry.heldout_check = check
+        self._entry(stage).heldout_check = check
+        self._changed()
+
+    def keep_forecast(self, stage: str, forecast: Forecast) -> None:
+        """Record when a running stage will end. Raises KeyError for one that has not begun."""
+        self._entry(stage).forecast = forecast
         self._changed()
 
     def register(self, registration: Registration) -> None:
@@ -174,6 +177,12 @@ class Tracker:
         """Return the page of a stage's run, or of the parent."""
         entry = self.record.stage(stage) if stage else self.record
         return link(self.record, entry.run_id if entry else None)
+
+    def _entry(self, stage: str) -> StageRecord:
+        entry = self.record.stage(stage)
+        if entry is None:
+            raise KeyError(stage)
+        return entry
 
     def _changed(self) -> None:
         self.record.save(self.workspace)

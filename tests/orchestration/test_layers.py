@@ -28,6 +28,7 @@ OWNERS = {
         "tasks/tracking/client.py",
         "tasks/tracking/forwarder.py",
         "tasks/tracking/run_writer.py",
+        "tasks/tracking/spending.py",
         "tasks/tracking/sqlite_store.py",
         "tasks/tracking/verdict_traces.py",
         "tasks/registry/fetching.py",

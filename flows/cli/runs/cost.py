@@ -1,4 +1,4 @@
-"""`rlhf cost`: hours of cores and GPUs, and money."""
+"""`rlhf cost`: hours of cores and GPUs, energy and money."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,9 +26,10 @@ def cost(
     since: SinceSpan = None,
     as_json: AsJson = False,
 ) -> None:
-    """Sum up what runs took: hours of cores and GPUs, and money by a price table.
+    """Sum up what runs took: hours of cores and GPUs, energy, money by a price table.
 
-    A core's hours are those at work, a GPU's those reserved. A stage that a run took from an
+    A core's hours are those at work, a GPU's those reserved. Energy is that of whole devices, where
+    their drivers count it (NVML, RAPL). A stage that a run took from an
     earlier one counts there alone. Prices are in the TOML file that RLHF_PRICES names, or in
     prices.toml of the workspace: currency, cpu_hour, gpu_hour, and by name in [gpu].
     """
@@ -42,8 +43,10 @@ def cost(
 
 
 def _print(found: "Costs") -> None:
-    from flows.cli.tables.cost import cost_table
+    from flows.cli.tables.cost import cost_table, energy_note
 
     console().print(cost_table(found))
+    if note := energy_note(found):
+        print(note)
     if not found.priced:
         print("Without prices; rlhf cost --help says where they are.")

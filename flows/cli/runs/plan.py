@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rlhf_core.config import Recipe
     from rlhf_core.plan.remedies import Remedy
     from rlhf_core.plan.stage_plan import StageModels, StagePlan
+    from tasks.spending.earlier_runs import StageForecast
 
 DOES_NOT_FIT = 3  # exit code
 
@@ -66,8 +67,10 @@ def plan(
     """Estimate the memory of every stage on each device, and check that it fits.
 
     Counts weights, gradients, optimizer, activations, logits and KV cache. Nothing is loaded or
-    trained. Formulas: infra/docs/results/memory.md. Exit codes: 0 every stage fits, 3 one does not.
+    trained. Formulas: infra/docs/results/memory.md. Time and money are foreseen where this machine
+    has finished stages with the same work. Exit codes: 0 every stage fits, 3 one does not.
     """
+    from flows.cli.tables.forecast import forecast_json, forecast_parts
     from flows.cli.tables.plan import plan_json, plan_parts
     from rlhf_core.config import load_recipe
     from rlhf_core.plan.picture import draw_plans
@@ -79,12 +82,27 @@ def plan(
     remedies = [_remedies(loaded, models, one) for one in plans]
     if picture:
         draw_plans(plans, picture)
+    is_here = gpus is None and gpu_memory is None and model is None and model_config is None
+    forecasts, currency = _forecasts(loaded) if is_here else (None, "")
     if as_json:
-        print_json(plan_json(models, plans, remedies))
+        foreseen = {"forecast": forecast_json(forecasts), "currency": currency or None}
+        print_json(plan_json(models, plans, remedies) | foreseen)
     else:
         print_parts(console(), plan_parts(loaded, models, plans, remedies))
+        print_parts(console(), forecast_parts(forecasts, currency))
     if not all(one.fits for one in plans):
         raise typer.Exit(DOES_NOT_FIT)
+
+
+def _forecasts(recipe: "Recipe") -> "tuple[list[StageForecast], str]":
+    """Return what the stages will take by earlier runs here, and the currency of their prices."""
+    from tasks.records.workspace import Workspace
+    from tasks.spending.earlier_runs import stage_forecasts
+    from tasks.spending.spent import prices_of
+
+    workspace = Workspace.here()
+    prices = prices_of(recipe, workspace)
+    return stage_forecasts(recipe, workspace), prices.currency if prices else ""
 
 
 def _plans(recipe: "Recipe", models: "StageModels", devices: Devices) -> "list[StagePlan]":

@@ -1,4 +1,4 @@
-"""The costs of runs: hours of cores and GPUs, and money, summed up by what the reader asks for."""
+"""The costs of runs: hours of cores and GPUs, energy and money, by what the reader asks for."""
 
 import re
 from collections.abc import Sequence
@@ -20,7 +20,8 @@ _UNITS = {"h": "hours", "d": "days", "w": "weeks"}
 class CostRow:
     """One group of runs. hours: of the clock, from start to end; of stages it is the stage's own.
 
-    money: None without prices.
+    gpu_kwh, cpu_kwh: energy of GPUs and of processors; None where no run has measured it. money:
+    None without prices.
     """
 
     group: str
@@ -29,15 +30,15 @@ class CostRow:
     cpu_hours: float = 0.0
     gpu_hours: float = 0.0
     money: float | None = None
+    gpu_kwh: float | None = None
+    cpu_kwh: float | None = None
 
-    def add(self, hours: float, cpu: float, gpu: float, money: float | None) -> None:
-        """Add what one run, or one stage of it, took."""
-        self.runs += 1
-        self.hours += hours
-        self.cpu_hours += cpu
-        self.gpu_hours += gpu
-        if money is not None:
-            self.money = (self.money or 0.0) + money
+    def add(self, other: "CostRow") -> None:
+        """Add what other runs, or stages of them, took."""
+        for name in ("runs", "hours", "cpu_hours", "gpu_hours", "money", "gpu_kwh", "cpu_kwh"):
+            value = getattr(other, name)
+            if value is not None:
+                setattr(self, name, (getattr(self, name) or 0) + value)
 
 
 def since_time(text: str, now: datetime | None = None) -> datetime:
@@ -69,10 +70,10 @@ def costs_by(
     for row in rows:
         if row.started < start:
             continue
-        parts = _stages(row) if by == "stage" else [(_group(row, by), _hours(row), *_used(row))]
-        for group, hours, cpu, gpu in parts:
-            entry = found.setdefault(group, CostRow(group))
-            entry.add(hours, cpu, gpu, _money(row, cpu, gpu, prices))
+        parts = _stages(row) if by == "stage" else [_whole(row, _group(row, by))]
+        for part in parts:
+            part.money = _money(row, part.cpu_hours, part.gpu_hours, prices)
+            found.setdefault(part.group, CostRow(part.group)).add(part)
     return sorted(found.values(), key=lambda one: (-(one.money or 0), -one.gpu_hours, -one.hours))
 
 
@@ -80,8 +81,7 @@ def total(rows: Sequence[CostRow]) -> CostRow:
     """Return the sum of all groups."""
     made = CostRow("total")
     for row in rows:
-        made.add(row.hours, row.cpu_hours, row.gpu_hours, row.money)
-    made.runs = sum(row.runs for row in rows)
+        made.add(row)
     return made
 
 
@@ -97,28 +97,34 @@ def _group(row: RunRow, by: str) -> str:
     return known[by] if by in known else str(value_of(row, by))
 
 
-def _hours(row: RunRow) -> float:
-    return ((row.ended or row.started) - row.started) / 3_600_000
+def _whole(row: RunRow, group: str) -> CostRow:
+    """Return what a run took: the time from start to end, the rest over its own stages."""
+    made = CostRow(group)
+    for stage in STAGES:
+        made.add(_stage(row, stage))
+    made.runs, made.hours = 1, ((row.ended or row.started) - row.started) / 3_600_000
+    return made
 
 
-def _used(row: RunRow) -> tuple[float, float]:
-    """Return the core hours and the GPU hours of a run."""
-    parts = [_used_by(row, stage) for stage in STAGES]
-    return sum(cpu for cpu, _ in parts), sum(gpu for _, gpu in parts)
+def _stages(row: RunRow) -> list[CostRow]:
+    """Return what the stages took that a run has made itself."""
+    return [_stage(row, stage) for stage in STAGES if f"cost/{stage}_cpu_hours" in row.metrics]
 
 
-def _used_by(row: RunRow, stage: str) -> tuple[float, float]:
-    cpu, gpu = (row.metrics.get(f"cost/{stage}_{kind}_hours", 0.0) for kind in ("cpu", "gpu"))
-    return cpu, gpu
+def _stage(row: RunRow, stage: str) -> CostRow:
+    def taken(name: str) -> float | None:
+        return row.metrics.get(f"cost/{stage}_{name}")
 
-
-def _stages(row: RunRow) -> list[tuple[str, float, float, float]]:
-    """Return the stages that a run has made itself, with their hours."""
-    return [
-        (stage, row.metrics.get(f"cost/{stage}_seconds", 0.0) / 3600, *_used_by(row, stage))
-        for stage in STAGES
-        if f"cost/{stage}_cpu_hours" in row.metrics
-    ]
+    hours = taken("hours")  # with those of an attempt that did not finish; earlier runs lack it
+    return CostRow(
+        stage,
+        runs=1,
+        hours=(taken("seconds") or 0.0) / 3600 if hours is None else hours,
+        cpu_hours=taken("cpu_hours") or 0.0,
+        gpu_hours=taken("gpu_hours") or 0.0,
+        gpu_kwh=taken("gpu_kwh"),
+        cpu_kwh=taken("cpu_kwh"),
+    )
 
 
 def _money(row: RunRow, cpu: float, gpu: float, prices: Prices | None) -> float | None:

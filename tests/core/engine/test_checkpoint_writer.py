@@ -10,7 +10,7 @@ import torch
 from rlhf_core.config import PPO, SFT
 from rlhf_core.engine.checkpoint import Checkpoint, load_checkpoint
 from rlhf_core.engine.checkpoint_writer import CheckpointWriter
-from rlhf_core.errors import StageFailed
+from rlhf_core.errors import LimitReached, StageFailed
 
 
 class Clock:
@@ -100,6 +100,21 @@ def test_an_error_of_the_writer_ends_the_stage_and_keeps_the_checkpoint_before(t
         if ask == "save":
             writer.save(Checkpoint(3, {"w": torch.ones(2)}, {}))
     assert load_checkpoint(tmp_path).step == 1
+
+
+@pytest.mark.parametrize("beside_steps", [False, True])
+def test_a_stage_that_is_asked_to_stop_saves_at_the_next_block_and_ends(tmp_path, beside_steps):
+    config = PPO(checkpoint_every=10, async_checkpoints=beside_steps)
+    stop, folder = tmp_path / "stop", tmp_path / "checkpoints"
+    with (
+        pytest.raises(LimitReached, match="stopped after step 4, with a checkpoint"),
+        CheckpointWriter(folder, config, block=2, stop=stop) as writer,
+    ):
+        assert not writer.due(2)
+        stop.touch()
+        assert not writer.due(3) and writer.due(4)
+        writer.save(Checkpoint(4, {"w": torch.ones(1 << 20)}, {}))
+    assert load_checkpoint(folder).step == 4
 
 
 KILLED = """

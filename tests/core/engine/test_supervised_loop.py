@@ -11,7 +11,8 @@ from rlhf_core.batching.batch import device
 from rlhf_core.config import SFT
 from rlhf_core.engine.schedule import linear_schedule
 from rlhf_core.engine.supervised_loop import StepOutcome, SupervisedTask, fit
-from rlhf_core.rundir import RunDir, read_metrics
+from rlhf_core.errors import LimitReached
+from rlhf_core.rundir import STOP, RunDir, read_metrics
 
 
 class Slope(nn.Module):
@@ -67,7 +68,9 @@ class Dropped(nn.Module):
         return self.layers(inputs).square().sum()
 
 
-def trained_with_dropout(folder, *, killed_before: int | None = None) -> Tensor:
+def trained_with_dropout(
+    folder, *, killed_before: int | None = None, stopped_in: int | None = None
+) -> Tensor:
     """Run the supervised loop over 12 examples, on the GPU where there is one."""
     torch.manual_seed(3)
     engine, steps = PlainEngine(Dropped().to(device())), []
@@ -77,12 +80,14 @@ def trained_with_dropout(folder, *, killed_before: int | None = None) -> Tensor:
         steps.append(indices)
         if len(steps) == killed_before:
             raise KeyboardInterrupt
+        if len(steps) == stopped_in:
+            (folder / STOP).touch()
         inputs = torch.eye(16, device=device())[indices]
         engine.backward(engine(inputs))
         return StepOutcome({"loss": 0.0}, 1)
 
     config = SFT(lr=1e-1, epochs=2, batch_size=3, checkpoint_every=2)
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt, LimitReached):
         fit(engine, RunDir(folder), config, SupervisedTask("sft", 12, accumulate), seed=1)
     return torch.cat([p.detach().flatten() for p in engine.module.parameters()])
 
@@ -94,6 +99,19 @@ def test_a_resumed_stage_with_dropout_is_the_uninterrupted_one_bit_for_bit(tmp_p
         folder = tmp_path / f"killed-{step}"
         assert not trained_with_dropout(folder, killed_before=step).equal(whole)
         assert trained_with_dropout(folder).equal(whole)
+
+
+def test_a_stage_that_was_asked_to_stop_goes_on_bit_for_bit_where_it_ended(tmp_path):
+    whole, folder = trained_with_dropout(tmp_path / "whole"), tmp_path / "stopped"
+    assert not trained_with_dropout(folder, stopped_in=3).equal(whole)
+    assert (folder / "checkpoints" / "step-000003").is_dir()
+    (folder / STOP).unlink()
+    assert trained_with_dropout(folder).equal(whole)
+
+
+def test_a_stage_that_is_asked_to_stop_in_its_last_step_ends_as_usual(tmp_path):
+    whole = trained_with_dropout(tmp_path / "whole")
+    assert trained_with_dropout(tmp_path / "asked", stopped_in=8).equal(whole)
 
 
 def test_a_resumed_stage_repeats_no_batch_and_leaves_none_out(tmp_path):

@@ -17,7 +17,8 @@ from rlhf_core.config.gates import RewardGate
 from rlhf_core.gates.decide import Subject, decide, gates_of
 from rlhf_core.rundir import StageResult, StageSpec
 from tasks.records import events
-from tasks.records.events import StageAborted, StageProgress, StageStarted, StepEnded
+from tasks.records.events import ForecastMade, StageAborted, StageProgress, StageStarted, StepEnded
+from tasks.records.forecast import Forecast
 from tasks.records.step_row import StepRow
 
 RUN = Path("runs/reward-0123")
@@ -153,6 +154,18 @@ def test_time_left_of_a_resumed_stage_counts_from_where_it_resumed(clock):
     assert live_row.seconds_left(clock.now) is None
     live_row.progress(StageProgress("ppo", 41, 50, {}), clock.now + 4.0)
     assert live_row.seconds_left(clock.now + 4.0) == pytest.approx(9 * 4.0)
+
+
+def test_a_forecast_is_counted_down_and_has_its_price(clock):
+    display = LiveDisplay(console(terminal=False))
+    found = Forecast(step=4, steps=50, made=0, seconds=200.0, left=150.0, money=1.5, currency="EUR")
+    with display:
+        display(StageStarted("ppo", RUN))
+        display(StageProgress("ppo", 4, 50, {}))
+        display(ForecastMade("ppo", found))
+        clock.now += 30.0
+        display(StageProgress("ppo", 10, 50, {}))
+    assert "ppo: step 10/50, 2m 00s left, about 1.50 EUR in all, 30 s so far" in said(display)
 
 
 def test_before_a_pace_is_known_the_stages_own_estimate_counts(clock):

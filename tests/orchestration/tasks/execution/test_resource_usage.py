@@ -8,17 +8,15 @@ import time
 import pytest
 
 from tasks.execution import resource_usage
+from tasks.execution.energy import GPU, EnergyCounter, EnergyMeter
 from tasks.execution.resource_usage import (
-    LONGEST_GAP,
-    STAGE_CPU,
+    GPU_ENERGY,
+    PROCESSOR_ENERGY,
     STAGE_GPU_MEMORY,
-    STAGE_GPUS,
     STAGE_MEMORY,
     ResourceSampler,
-    costs,
-    hours,
-    read,
 )
+from tasks.execution.usage import costs, read, used
 
 HUNGRY = """
 import subprocess, sys
@@ -87,23 +85,25 @@ def test_a_line_cut_off_by_a_kill_is_left_out_and_written_anew(hungry, tmp_path)
     assert [line["step"] for line in read(tmp_path)] == [1, 2]
 
 
-def sample(time_: float, **metrics: float) -> str:
-    return json.dumps({"step": 1, "time": time_, "metrics": metrics}) + "\n"
+def test_every_second_of_a_stage_is_in_one_sample(hungry, tmp_path):
+    started = time.monotonic()
+    sampler = ResourceSampler(hungry.pid, tmp_path)
+    sampler()
+    time.sleep(0.05)
+    sampler.end()
+    assert used(tmp_path).seconds == pytest.approx(time.monotonic() - started, abs=0.04)
 
 
-def test_hours_are_sums_over_the_samples_of_one_attempt(tmp_path):
-    lines = [
-        sample(50.0, **{STAGE_CPU: 800.0}),  # of an earlier attempt
-        sample(102.0, **{STAGE_CPU: 150.0, STAGE_GPUS: 2.0}),
-        sample(104.0, **{STAGE_CPU: 50.0, STAGE_GPUS: 2.0}),
-        sample(904.0, **{STAGE_CPU: 100.0, STAGE_GPUS: 2.0}),  # after a long silence
-    ]
-    (tmp_path / resource_usage.FILE).write_text("".join(lines))
-    found = hours(tmp_path, 100_000, 1_000_000)
-    assert found["cpu_hours"] == pytest.approx((2 * 1.5 + 2 * 0.5 + LONGEST_GAP * 1.0) / 3600)
-    assert found["gpu_hours"] == pytest.approx((2 + 2 + LONGEST_GAP) * 2 / 3600)
-    assert hours(tmp_path, 0, 60_000) == {"cpu_hours": pytest.approx(LONGEST_GAP * 8 / 3600)}
-    assert hours(tmp_path, 2_000_000, 3_000_000) == {}
+def test_energy_is_recorded_where_counters_are(hungry, tmp_path):
+    readings = iter([100.0, 130.0, 190.0])
+    meter = EnergyMeter([EnergyCounter(GPU, lambda: next(readings))])
+    sampler = ResourceSampler(hungry.pid, tmp_path, meter)
+    sampler()
+    sampler.end()
+    lines = [line["metrics"] for line in read(tmp_path)]
+    assert [line[GPU_ENERGY] for line in lines] == [30.0, 60.0]
+    assert not any(PROCESSOR_ENERGY in line for line in lines)
+    assert used(tmp_path).gpu_kwh == pytest.approx(90.0 / 3.6e6) and used(tmp_path).cpu_kwh is None
 
 
 @pytest.mark.parametrize(("visible", "count"), [(None, 4), ("0,2", 2), ("", 0), ("-1", 0)])

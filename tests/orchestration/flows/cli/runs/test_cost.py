@@ -28,3 +28,19 @@ def test_what_runs_took_is_printed_with_and_without_prices(rlhf, home, monkeypat
     assert printed["total"]["money"] == 4.0 and printed["currency"] == "EUR"
     assert rlhf("cost", "--since", "1h")[1] == "No runs in that time.\n"
     assert rlhf("cost", "--by", "nosuch")[0] == 2
+
+
+def test_energy_has_a_column_once_a_run_has_measured_it(rlhf, home, monkeypatch):
+    monkeypatch.delenv("RLHF_PRICES", raising=False)
+    write_runs(home / "mlflow.db", [made("tiny-a-2", 1.0)])
+    out = rlhf("cost", "--by", "run")[1]
+    assert "Energy of GPUs and processors: not measured." in out and "kWh" not in out
+    measured = made("tiny-a-1", 1.0)
+    measured.metrics["cost/ppo_gpu_kwh"] = 0.25
+    write_runs(home / "mlflow.db", [measured])
+    out = rlhf("cost", "--by", "run")[1]
+    rows = [line.split() for line in out.splitlines() if line.split()]
+    assert "Energy of processors: not measured." in out and "GPU kWh" in out
+    assert ["tiny-a-1", "1", "0.00", "1.00", "0.00", "0.250"] in rows
+    assert ["tiny-a-2", "1", "0.00", "1.00", "0.00", "not", "measured"] in rows
+    assert ["total", "2", "0.00", "2.00", "0.00", "0.250"] in rows

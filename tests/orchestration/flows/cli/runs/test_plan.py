@@ -13,6 +13,9 @@ from rlhf_core.plan.layout import stages_of, strategy_of
 from rlhf_core.plan.source import find_models
 from rlhf_core.plan.stages import plan_stage
 from rlhf_core.plan.strategy import GIB, Hardware
+from rlhf_core.rundir import StageResult
+from tasks.records.run_record import Record, StageRecord
+from tasks.records.workspace import Workspace
 
 ROOT = Path(__file__).resolve().parents[5]
 
@@ -223,3 +226,23 @@ def test_every_cpu_preset_fits_16_gib(name):
             Hardware("cpu", 16 * GIB, CPU_OVERHEAD_VLLM),
         )
         assert found.fits, stage
+
+
+def test_time_is_foreseen_where_this_machine_has_done_the_same_work(rlhf_plan, home, monkeypatch):
+    monkeypatch.delenv("RLHF_PRICES", raising=False)
+    assert "this machine has finished no stage with the same work" in rlhf_plan("quickstart")[1]
+    assert "other devices or models" in rlhf_plan("smollm2", "--model", "smollm2-135m")[1]
+    workspace = Workspace(home)
+    record = Record.new(workspace, load_recipe("quickstart", []), "quickstart-a-1")
+    run_dir = home / "runs" / "sft-1"
+    run_dir.mkdir(parents=True)
+    result = StageResult(stage="sft", digest="d", seconds=1800.0)
+    (run_dir / "result.json").write_text(result.model_dump_json())
+    record.stages.append(StageRecord(stage="sft", run_dir=run_dir, status="FINISHED", started=1))
+    record.save(workspace)
+    out = rlhf_plan("quickstart")[1]
+    rows = [line.split() for line in out.splitlines()]
+    assert ["sft", "0.50", "0.00", "0.00", "quickstart-a-1"] in rows
+    assert "Without prepare, validate, reward, ppo, evaluate, which this machine has not" in out
+    found = json.loads(rlhf_plan("quickstart", "--json")[1])["forecast"]
+    assert {one["stage"]: one["runs"] for one in found}["sft"] == 1

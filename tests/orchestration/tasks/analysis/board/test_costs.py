@@ -43,6 +43,26 @@ def test_runs_are_summed_up_by_recipe_with_the_price_of_their_gpu():
     assert total([film, quick]) == CostRow("total", 3, 6.0, 4.0, 5.0, pytest.approx(11.4))
 
 
+def test_the_hours_of_a_stage_that_did_not_finish_count():
+    stopped = row("a", "quick", 2, ppo_cpu_hours=1.0, ppo_hours=0.75)
+    (found,) = costs_by([stopped], "stage", None)
+    assert (found.group, found.hours) == ("ppo", 0.75)
+
+
+def test_energy_is_summed_up_where_it_was_measured():
+    runs = [
+        row("a", "quick", 2, ppo_cpu_hours=1.0, ppo_gpu_kwh=2.0, sft_cpu_hours=1.0, sft_gpu_kwh=1),
+        row("b", "quick", 3, ppo_cpu_hours=1.0),
+        row("c", "film", 3, ppo_cpu_hours=1.0, ppo_cpu_kwh=0.5),
+    ]
+    found = {one.group: (one.gpu_kwh, one.cpu_kwh) for one in costs_by(runs, "recipe", None)}
+    assert found == {"quick": (3.0, None), "film": (None, 0.5)}
+    assert {one.group: one.gpu_kwh for one in costs_by(runs, "stage", None)} == {
+        "ppo": 2.0,
+        "sft": 1.0,
+    }
+
+
 def test_stages_count_where_they_were_made():
     found = {entry.group: entry for entry in costs_by(ROWS, "stage", None)}
     assert found["ppo"].cpu_hours == 2.5 and found["ppo"].runs == 3

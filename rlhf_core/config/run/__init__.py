@@ -1,0 +1,1 @@
+"""The sections of a recipe that are about the run as a whole."""
