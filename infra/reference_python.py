@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from functools import cached_property
 from typing import Any
 
 from markdown_text import escape, first_sentence, paragraphs, table
@@ -52,10 +53,15 @@ def function_section(name: str, function: Any) -> str:
 def class_section(cls: type) -> str:
     """Return the section of one class: docstring, properties and methods."""
     about = escape(paragraphs(inspect.getdoc(cls)))
-    members = {n: m for n, m in vars(cls).items() if not n.startswith("_") and inspect.getdoc(m)}
+    members = {n: m for n, m in vars(cls).items() if not n.startswith("_") and is_member(m)}
     rows = [[f"`{member_text(name, member)}`", meaning(member)] for name, member in members.items()]
     body = f"\n{table(['member', 'meaning'], rows)}" if rows else ""
     return f"## {cls.__name__}\n\n{about}\n{body}"
+
+
+def is_member(value: Any) -> bool:
+    """Return True for a method or a property, False for the default value of a field."""
+    return inspect.isfunction(value) or isinstance(value, property | cached_property)
 
 
 def member_text(name: str, member: Any) -> str:
@@ -74,6 +80,7 @@ def signature(name: str, function: Any) -> str:
     kept = [one for key, one in found.parameters.items() if key != "self"]
     text = re.sub(r"(?<=: |> )'([^']+)'", r"\1", str(found.replace(parameters=kept)))
     text = re.sub(r"\b(?:collections\.abc|flows\.api\.\w+|typing|os|pathlib)\.", "", text)
+    text = re.sub(r"\*<class '(\w+)'>", r"Unpack[\1]", text)
     return f"{name}{text}"
 
 

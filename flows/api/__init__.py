@@ -8,6 +8,14 @@ is imported here is stable; everything else below `flows` may change.
 from flows.api.comparisons import RunComparison, compare, lineage
 from flows.api.costs import Costs, cost
 from flows.api.error_codes import ErrorCode, error_codes, explain
+from flows.api.labelling import (
+    LabelCampaign,
+    LabelOptions,
+    VoteOptions,
+    campaign,
+    import_labels,
+    open_campaign,
+)
 from flows.api.leaderboards import Leaderboard, leaderboard
 from flows.api.parameter_sweeps import SweepOptions, sweep
 from flows.api.pipeline_runs import open_run, run, runs
@@ -29,6 +37,8 @@ __all__ = [
     "Costs",
     "ErrorCode",
     "GateRefused",
+    "LabelCampaign",
+    "LabelOptions",
     "Leaderboard",
     "ModelRegistry",
     "PromotionOptions",
@@ -38,12 +48,16 @@ __all__ = [
     "RunComparison",
     "StageFailed",
     "SweepOptions",
+    "VoteOptions",
+    "campaign",
     "compare",
     "cost",
     "error_codes",
     "explain",
+    "import_labels",
     "leaderboard",
     "lineage",
+    "open_campaign",
     "open_run",
     "registry",
     "remove_runs",

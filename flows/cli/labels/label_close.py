@@ -3,7 +3,6 @@
 from flows.cli.labels.options import CampaignName, LeastAlpha, OutFile, RealNames, Weigh
 from flows.cli.options import AsJson
 from flows.cli.output import print_json
-from flows.settings import quiet_libraries
 
 
 def label_close(
@@ -20,14 +19,9 @@ def label_close(
     again. A vote counts where MLflow's server recorded that its annotator completed the pair; the
     name in an answer proves nothing. Nobody can label in the campaign's queues afterwards.
     """
-    from tasks.labels.campaign import CampaignFolder
-    from tasks.labels.closing import CloseOptions, close
-    from tasks.records.workspace import Workspace
+    from flows.api.labelling import LabelCampaign
 
-    quiet_libraries()
-    workspace = Workspace.here()
-    options = CloseOptions(out=out, min_alpha=min_alpha, weighting=weights, real_names=names)
-    done = close(CampaignFolder(workspace, name), options, workspace)
+    done = LabelCampaign(name).close(out, min_alpha=min_alpha, weighting=weights, real_names=names)
     if as_json:
         print_json({"name": name} | done)
         return

@@ -41,18 +41,12 @@ def label_import(
     both_bad or cannot_judge), and strength, comment and at where they are known. Each pair gets the
     choice with the most votes. Pairs without a preference are kept apart.
     """
+    from flows.api.labelling import import_labels
     from flows.cli.tables.labels import print_labelled
-    from tasks.labels.importing import ImportOptions, import_votes
-    from tasks.records.workspace import Workspace
 
-    options = ImportOptions(
-        out=out,
-        columns=_columns(columns or []),
-        min_alpha=min_alpha,
-        weighting=weights,
-        real_names=names,
+    data = import_labels(
+        file, out, _columns(columns or []), min_alpha=min_alpha, weighting=weights, real_names=names
     )
-    data = import_votes(file, options, Workspace.here())
     if as_json:
         print_json({"out": str(out), "comparisons": len(data.comparisons)} | data.report.as_json())
     else:

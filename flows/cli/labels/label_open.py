@@ -8,7 +8,6 @@ import typer
 from flows.cli.labels.options import listed
 from flows.cli.options import AsJson, RunName
 from flows.cli.output import print_json
-from flows.settings import quiet_libraries
 
 if TYPE_CHECKING:
     from rlhf_core.labels.candidates import PairSource
@@ -84,34 +83,26 @@ def label_open(
     gets a review queue in MLflow, sees a prompt and two replies in random order without the models'
     names, and answers. Called again for a name whose opening was stopped, it completes that one.
     """
-    from rlhf_core.labels.assignment import require_annotators
-    from tasks.analysis.gate_report import find_run
-    from tasks.labels.campaign import CampaignFolder
-    from tasks.labels.opening import OpenOptions, open_campaign
-    from tasks.labels.progress import pages
-    from tasks.records.workspace import Workspace
+    from flows.api.labelling import open_campaign
 
-    quiet_libraries()
-    workspace = Workspace.here()
-    options = OpenOptions(
+    campaign = open_campaign(
+        name or _this_week(),
+        run,
+        listed(annotators),
         sources=_sources(sources),
-        total=pairs,
-        annotators=listed(annotators),
+        pairs=pairs,
         overlap=overlap,
-        how=pick,
-        seed=seed,
+        pick=pick,
         gold=gold,
+        seed=seed,
         page_characters=page_characters,
     )
-    folder = CampaignFolder(workspace, name or _this_week())
-    require_annotators(options.annotators)
-    campaign = open_campaign(folder, find_run(workspace, run), options, workspace)
-    asked = {one: len(campaign.of(one)) for one in campaign.annotators}
+    asked = {one: len(campaign.queue(one)) for one in campaign.pages}
     if as_json:
-        print_json({"name": campaign.name, "pairs": asked, "pages": pages(campaign)})
+        print_json({"name": campaign.name, "pairs": asked, "pages": campaign.pages})
         return
-    print(f"Campaign {campaign.name}: {len({one.pair_id for one in campaign.assignments})} pairs.")
-    for one, page in pages(campaign).items():
+    print(f"Campaign {campaign.name}: {campaign.num_pairs} pairs.")
+    for one, page in campaign.pages.items():
         print(f"{one}: {asked[one]} pairs: {page}")
 
 

@@ -3,7 +3,6 @@
 from flows.cli.labels.options import CampaignName
 from flows.cli.options import AsJson
 from flows.cli.output import console, print_json
-from flows.settings import quiet_libraries
 
 
 def label_status(name: CampaignName, as_json: AsJson = False) -> None:
@@ -15,14 +14,10 @@ def label_status(name: CampaignName, as_json: AsJson = False) -> None:
     """
     from rich.text import Text
 
+    from flows.api.labelling import LabelCampaign
     from flows.cli.tables.labels import agreement_lines, annotator_table, progress_table, why_lines
-    from tasks.labels.campaign import CampaignFolder
-    from tasks.labels.progress import status
-    from tasks.records.workspace import Workspace
 
-    quiet_libraries()
-    workspace = Workspace.here()
-    found = status(CampaignFolder(workspace, name), workspace)
+    found = LabelCampaign(name).status()
     if as_json:
         print_json(found.as_json())
         return
