@@ -48,6 +48,10 @@ VARIABLES = {
     "RLHF_ALLOWED_ROOTS": "`FOLDER:FOLDER`: the folders below which recipes may read files. Not "
     "set: any folder. `rlhf up` gives its worker the folder in which it was started and the "
     "workspace",
+    "RLHF_ALLOWED_BUCKETS": "`s3://BUCKET/FOLDER,...`: the addresses below which recipes may read "
+    "where `RLHF_ALLOWED_ROOTS` confines them. Not set: none then, else any",
+    "RLHF_REMOTE": "`s3://BUCKET/FOLDER`: where finished run directories and checkpoints are "
+    "copied, and fetched from on another machine. Default: nowhere",
     "RLHF_DEVICE_LIMITS": "Names of Prefect's concurrency limits that a stage holds, separated by "
     "commas; `none` where a cluster gives each run devices of its own. Default: one per visible "
     "GPU of the host, else one for its CPU",

@@ -11,6 +11,7 @@ from rlhf_core.errors import BadInput, GateRefused
 from rlhf_core.rundir import StageResult
 from rlhf_core.stage_catalogue import PREPARE, PROMOTE, Stage, steps
 from tasks.execution.stage_process import StageRun
+from tasks.mirror import mirror
 from tasks.promotion.rights import require_rights
 from tasks.promotion.rival import models_brought
 from tasks.records import events
@@ -111,6 +112,7 @@ def opened(
     first, last = _span(recipe, from_stage, until)
     require_store(workspace.tracking_uri)
     require_rights(workspace.tracking_uri, recipe.registry)
+    mirror.begin(workspace)
     check_paths(recipe)
     prices_of(recipe, workspace)  # before anything runs
     along = models_brought(recipe, workspace)
@@ -130,11 +132,18 @@ def opened(
         except Exception as error:
             expected = isinstance(error, GateRefused | BadInput)
             tracker.end("FAILED", str(error) if expected else brief(error), write)
+            _mirror(context)
             raise
         except BaseException as error:
             tracker.end("KILLED", brief(error))
             raise
         tracker.end("FINISHED", report=write)
+        _mirror(context)
+
+
+def _mirror(context: RunContext) -> None:
+    """Wait until the remote has the run directories of a run that has ended, if there is one."""
+    mirror.end(context.workspace, [stage.run_dir for stage in context.record.stages])
 
 
 def _span(recipe: Recipe, from_stage: str | None, until: str | None) -> tuple[str, str]:

@@ -74,6 +74,7 @@ def _run_stage(context: RunContext, stage: Stage, given: tuple[StageOutput, ...]
 
 def _run_process(context: RunContext, spec: StageSpec, check: HeldoutCheck | None) -> StageRun:
     run_dir, tracker = context.workspace.run_dir(spec), context.tracker
+    stage_process.bring(spec, run_dir)
     recorded = (run_dir / "result.json").exists()
     if context.is_recorded_only(spec.stage) and not recorded:
         raise BadInput(

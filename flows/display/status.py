@@ -1,5 +1,6 @@
 """The latest pipeline runs of this workspace, from their records; MLflow is not needed."""
 
+import os
 from datetime import datetime
 
 from rich.table import Table
@@ -7,6 +8,8 @@ from rich.text import Text
 
 from flows.report.text import duration
 from rlhf_core.gates.decide import refused
+from tasks.mirror.marks import not_mirrored
+from tasks.mirror.remote import VARIABLE
 from tasks.records.run_record import Record, now, record_lock, records
 from tasks.records.step_row import StepRow
 from tasks.records.workspace import Workspace
@@ -51,8 +54,17 @@ def _run(workspace: Workspace, record: Record) -> dict:
         "promotion": record.promotion.model_dump(mode="json") if record.promotion else None,
         "in_mlflow": record.closed,
         "mlflow_run": record.run_id,
+        "not_mirrored": _not_mirrored(record),
         "stages": [_stage(row, alive) for row in rows if row.run_dir],
     }
+
+
+def _not_mirrored(record: Record) -> list[str]:
+    """Return the finished stages that the remote lacks; none where there is no remote."""
+    if not (address := os.environ.get(VARIABLE, "").strip().rstrip("/")):
+        return []
+    missing = not_mirrored([stage.run_dir for stage in record.stages], address)
+    return [stage.stage for stage in record.stages if stage.run_dir in missing]
 
 
 def run_state(workspace: Workspace, record: Record) -> str:
@@ -126,4 +138,7 @@ def _stages(run: dict) -> Text:
         text.append("\n" + str(run["promotion"]["reason"]))
     if not run["in_mlflow"] and run["state"] not in ("running", WAITING):
         text.append("\nnot all in MLflow yet: rlhf sync", style="yellow")
+    if run["not_mirrored"] and run["state"] not in ("running", WAITING):
+        missing = ", ".join(run["not_mirrored"])
+        text.append(f"\nnot in {VARIABLE} yet: {missing}: rlhf sync", style="yellow")
     return text

@@ -31,6 +31,7 @@ from flows.pipeline import pipeline
 from flows.platform.pages import NO_ACCOUNT, refuses_account
 from flows.schedule.labels import WantedLabels, look_for_labels, require_labels
 from flows.schedule.watch import data_name, remember_digest, watch, watched
+from rlhf_core.buckets import is_address
 from rlhf_core.config import Recipe, load_recipe
 from rlhf_core.errors import BadInput, ConfigError, RLHFError
 from tasks.execution import concurrency
@@ -130,7 +131,10 @@ def limits_of(recipe: Recipe) -> list[str]:
 
 def paths_of(wanted: DeploymentOptions) -> list[str] | None:
     """Return the paths to watch; None: the recipe's data files."""
-    paths = [str(Path(path).expanduser().resolve()) for path in wanted.on_data or ()]
+    paths = [
+        path if is_address(path) else str(Path(path).expanduser().resolve())
+        for path in wanted.on_data or ()
+    ]
     return paths or None
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from prefect import flow
 from prefect.variables import Variable
 
+from rlhf_core.buckets import is_address
 from rlhf_core.config import Recipe
 from rlhf_core.digest import digest_json
 from rlhf_core.errors import BadInput
@@ -15,7 +16,9 @@ from rlhf_core.rundir import Artifact
 from tasks.promotion import announce
 from tasks.stages import validate
 from tasks.stages.spec import local
+from tasks.stages.stored.stored_files import listed
 
+OPTION = "--on-data"
 SETTLED_SECONDS = 30  # a file that was written to more recently may be incomplete
 
 
@@ -28,7 +31,7 @@ def watch(
 ) -> str:
     """Emit 'rlhf.data-changed' if the digest of the data has changed, and return the digest.
 
-    paths: files or folders to watch instead of the recipe's local data files.
+    paths: files, folders or addresses to watch instead of the recipe's data files.
     """
     places = watched(recipe, paths)
     if _latest_change(places) > time.time() - settled_seconds:
@@ -50,34 +53,48 @@ def remember_digest(recipe: Recipe, deployment: str, paths: list[str] | None) ->
     Variable.set(variable_of(deployment), digest(watched(recipe, paths)), overwrite=True)
 
 
-def watched(recipe: Recipe, paths: list[str] | None) -> list[Path]:
-    """Return the files and folders to watch. Raises BadInput for none, or a missing one."""
+def watched(recipe: Recipe, paths: list[str] | None) -> list[Path | str]:
+    """Return the files, folders and addresses to watch.
+
+    Raises BadInput for none, or a missing one.
+    """
     if paths:
-        if missing := [path for path in paths if not is_there(Path(path))]:
+        local_paths = [path for path in paths if not is_address(path)]
+        if missing := [path for path in local_paths if not is_there(Path(path))]:
             raise BadInput(f"--on-data {missing[0]}: no such file or folder.")
-        return [Path(path) for path in paths]
+        return [path if is_address(path) else Path(path) for path in paths]
     files = {
         recipe.data.key_of(name): source.path
         for name, source in recipe.data.sources.items()
         if source.format != "hub" and not source.path.startswith(validate.PREPARED)
     }
-    found = [local(key, path) for key, path in files.items()]
+    found = [path if is_address(path) else local(key, path) for key, path in files.items()]
     if not any(found):
         raise BadInput(
-            f"recipe {recipe.name} reads no local data file, so there is nothing to watch; give"
-            " --watch PATH."
+            f"recipe {recipe.name} reads no local data file and no object store, so there is"
+            " nothing to watch; give --watch PATH."
         )
     return [path for path in found if path]
 
 
-def digest(places: list[Path]) -> str:
-    """Return one digest of all bytes."""
-    return digest_json([Artifact.of(path).digest for path in places])
+def digest(places: list[Path | str]) -> str:
+    """Return one digest of everything: of files by their bytes, of objects by their ETags."""
+    return digest_json(
+        [
+            listed(OPTION, place).digest if isinstance(place, str) else Artifact.of(place).digest
+            for place in places
+        ]
+    )
 
 
-def _latest_change(places: list[Path]) -> float:
-    files = [file for place in places for file in _files(place) if file.is_file()]
-    return max((file.stat().st_mtime for file in files), default=0.0)
+def _latest_change(places: list[Path | str]) -> float:
+    return max((time for place in places for time in _changes(place)), default=0.0)
+
+
+def _changes(place: Path | str) -> list[float]:
+    if isinstance(place, str):
+        return [one.modified for one in listed(OPTION, place).objects]
+    return [file.stat().st_mtime for file in _files(place) if file.is_file()]
 
 
 def _files(place: Path) -> Iterable[Path]:

@@ -2,6 +2,7 @@
 
 runs/benchmarks/*.json  results of models on benchmarks
 versions/<digest12>/    files of registered versions that were fetched from a server
+objects/<digest16>/     data and models that were fetched from an object store
 heldout/*.jsonl         held-out splits without the prompts that a model was trained on
 
 A run makes each anew when it needs it. Its time is that of its last use. What changed within the
@@ -22,8 +23,10 @@ from tasks.records.workspace import Workspace
 from tasks.registry.fetching import fetch_lock
 
 HOUR = 1 / 24  # days
+UNFINISHED = "unfinished download"
 _RESULT = re.compile(r"[0-9a-f]{64}\.json")
 _SPLIT = re.compile(r".+-[0-9a-f]{12}\.jsonl")
+_OBJECTS = re.compile(r"[0-9a-f]{16}|\.[0-9a-f]{16}\.[0-9a-f]{8}")
 _FETCHED = re.compile(r"[0-9a-f]{12}|\.[a-z0-9_]{8}")  # the second one: tempfile's names
 
 
@@ -36,7 +39,8 @@ def cached_items(workspace: Workspace, older_than_days: float) -> Iterator[Item]
 
 def is_cached(workspace: Workspace, path: Path) -> bool:
     """Return True for a path in one of the caches."""
-    return path.parent in (workspace.runs / BENCHMARK_RESULTS, workspace.fetched, workspace.heldout)
+    caches = (workspace.fetched, workspace.heldout, workspace.objects)
+    return path.parent in (workspace.runs / BENCHMARK_RESULTS, *caches)
 
 
 @contextlib.contextmanager
@@ -55,7 +59,10 @@ def _cached(workspace: Workspace) -> Iterator[tuple[Path, str]]:
         yield path, "held-out split without leaked prompts"
     for path in _paths(workspace.fetched, _FETCHED):
         if path.is_dir():
-            yield path, "unfinished download" if path.name[0] == "." else "fetched version"
+            yield path, UNFINISHED if path.name[0] == "." else "fetched version"
+    for path in _paths(workspace.objects, _OBJECTS):
+        if path.is_dir():
+            yield path, UNFINISHED if path.name[0] == "." else "fetched objects"
 
 
 def _files(folder: Path, name: re.Pattern) -> list[Path]:

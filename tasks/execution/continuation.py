@@ -13,8 +13,13 @@ from typing import Any
 
 from rlhf_core.errors import StageFailed
 from rlhf_core.rundir import StageSpec
-from rlhf_core.stage_catalogue import REWARD
-from tasks.execution.stopped_stage import Progress, copy_stopped, drop_half_copy, progress_of
+from tasks.execution.stopped_stage import (
+    Progress,
+    copy_stopped,
+    drop_half_copy,
+    members_of,
+    progress_of,
+)
 
 # keys of a stage's section that divide the work or say when it is saved, and change no number
 # beyond rounding
@@ -38,7 +43,7 @@ def continue_stopped(spec: StageSpec, run_dir: Path) -> Path | None:
     Raises StageFailed where the copy cannot be written.
     """
     work = same_work(spec)
-    members = work["config"]["reward"].get("ensemble", 1) if spec.stage == REWARD.name else 1
+    members = members_of(spec)
     own = progress_of(run_dir, members) or Progress(0, 0, members)
     for stopped in _further(spec.stage, run_dir, own):
         with _locked(stopped) as free:

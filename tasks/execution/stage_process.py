@@ -21,6 +21,8 @@ from tasks.execution import dropped_signals, launcher, resource_usage
 from tasks.execution.continuation import continue_stopped
 from tasks.execution.guarded_process import GuardedProcess
 from tasks.execution.launcher import has_cuda
+from tasks.mirror import mirror
+from tasks.mirror.remote import Remote
 from tasks.records import events
 
 COMMAND = (sys.executable, "-m", "rlhf_core")
@@ -58,7 +60,7 @@ def run_stage(
     command: tuple[str, ...] | None = None,
     distributed: Distributed | None = None,
 ) -> StageRun:
-    """Run `command STAGE SPEC RUN_DIR` unless `run_dir` is finished.
+    """Run `command STAGE SPEC RUN_DIR` unless `run_dir` is finished, here or in the remote.
 
     watch: called a few times per second while the stage runs. distributed: how several ranks start.
     The same stage started twice at once runs once: the second call waits and takes the result.
@@ -67,7 +69,9 @@ def run_stage(
     """
     with _lock(run_dir) as lock:
         try:
+            mirror.fetch(spec, run_dir)
             if result := finished(run_dir):
+                mirror.keep(spec, run_dir)
                 events.emit(events.StageStarted(spec.stage, run_dir, cached=True))
                 return StageRun(run_dir, result, cached=True)
             stopped = continue_stopped(spec, run_dir)
@@ -76,9 +80,23 @@ def run_stage(
                 distributed, run_dir, QUIET
             )
             start = _Start([*(command or command_of(spec, distributed))], given, lock.fileno())
-            return StageRun(run_dir, _run(spec, run_dir, start, watch), cached=False)
+            watch = mirror.watching(spec, run_dir, watch)
+            result = _run(spec, run_dir, start, watch)
+            mirror.keep(spec, run_dir)
+            return StageRun(run_dir, result, cached=False)
         finally:
             fcntl.flock(lock, fcntl.LOCK_UN)
+
+
+def bring(spec: StageSpec, run_dir: Path) -> None:
+    """Put what the remote has of a stage into its run directory, unless a stage works in it."""
+    if Remote.here() is None or (run_dir / "result.json").exists():
+        return
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock = run_dir / ".lock"
+    with lock.open("w", encoding="utf-8") as file, contextlib.suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        mirror.fetch(spec, run_dir)
 
 
 def command_of(spec: StageSpec, distributed: Distributed | None) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ from typing import NamedTuple
 from rlhf_core.engine.continued import CONTINUED
 from rlhf_core.judging.kept_answers import FILE as ANSWERS
 from rlhf_core.judging.kept_answers import KeptAnswers
-from rlhf_core.rundir import CHECKPOINTS, STOP, read_metrics, write_atomically
+from rlhf_core.rundir import CHECKPOINTS, STOP, StageSpec, read_metrics, write_atomically
+from rlhf_core.stage_catalogue import REWARD
 
 METRICS, EVALUATIONS = "metrics.jsonl", "evaluations.json"
 COPIED = f".{CHECKPOINTS}"  # until every other file is copied
@@ -48,6 +49,14 @@ class Progress(NamedTuple):
     def folder(self) -> str:
         """The folder of the checkpoints below `checkpoints`."""
         return f"member_{self.finished + 1}" if self.members > 1 else ""
+
+
+def members_of(spec: StageSpec) -> int:
+    """Return the number of models that a stage trains one after the other."""
+    if spec.stage != REWARD.name:
+        return 1
+    config = spec.config if isinstance(spec.config, dict) else spec.config.model_dump(mode="json")
+    return config.get("reward", {}).get("ensemble", 1)
 
 
 def progress_of(run_dir: Path, members: int = 1) -> Progress | None:

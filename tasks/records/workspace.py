@@ -13,6 +13,7 @@ from rlhf_core.errors import BadInput
 if TYPE_CHECKING:  # a command that only prints help must not load the core
     from rlhf_core.rundir import StageSpec
 
+TEMPLATE_DATE = "template_date"  # a file in the workspace
 _ELSEWHERE = "Set RLHF_HOME to another folder, or change the permissions."
 UI_URL = "http://127.0.0.1:5000"  # where `rlhf ui` shows the SQLite store
 
@@ -29,7 +30,7 @@ def first_template_date(home: Path) -> str:
     its stages. Of two first runs at once both get the same day. Where it cannot be written, it is
     today.
     """
-    file, today = home / "template_date", datetime.now(UTC).date().isoformat()
+    file, today = home / TEMPLATE_DATE, datetime.now(UTC).date().isoformat()
     if not file.exists():
         with contextlib.suppress(OSError), tempfile.TemporaryDirectory(dir=home) as folder:
             new = Path(folder, file.name)
@@ -112,6 +113,11 @@ class Workspace:
     def fetched(self) -> Path:
         """The folder of registered versions that were fetched from a server."""
         return self.home / "versions"
+
+    @property
+    def objects(self) -> Path:
+        """The folder of data and models that were fetched from an object store."""
+        return self.home / "objects"
 
     @property
     def heldout(self) -> Path:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from rlhf_core.buckets import is_address
 from rlhf_core.config import Recipe
 from rlhf_core.config.stage_configs import PrepareStageConfig
 from rlhf_core.errors import BadInput
@@ -37,6 +38,8 @@ def _is_folder(recipe: Recipe) -> bool:
     base = recipe.model.base
     if base == QUICKSTART or base.startswith("package:"):
         return False
+    if is_address(base):
+        return True
     path = Path(base).expanduser()
     if is_there("model.base", path) and path.is_dir():
         return True

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TypedDict, TypeVar
 
+from rlhf_core.buckets import is_address
 from rlhf_core.config import Recipe
 from rlhf_core.config.recipe import Dtype
 from rlhf_core.config.stage_configs import StageConfig
@@ -18,6 +19,7 @@ from rlhf_core.rundir import Artifact, StageSpec
 from rlhf_core.stage_catalogue import STAGES, Stage
 from rlhf_core.template_date import folder_asks_for_date
 from tasks.records.workspace import first_template_date, home_folder
+from tasks.stages.stored.stored_files import fetched
 
 StageConfigT = TypeVar("StageConfigT", bound=StageConfig)
 # by name: base, files, the splits, sft, reward, reward_adapter, policy, champion
@@ -94,9 +96,12 @@ def trained_language_model(recipe: Recipe) -> LanguageModelSettings:
 def local(field: str, text: str) -> Path | None:
     """Return the file, folder or pattern that `text` names, or None for a hub name.
 
-    A relative path starts at the current folder. Raises BadInput naming the field when it is
+    An address such as s3://bucket/*.jsonl is fetched into the workspace. A relative path starts at
+    the current folder. Raises BadInput naming the field when it is
     neither, when its folder is here and it is not, and when it may not be read.
     """
+    if is_address(text):
+        return fetched(field, text)
     path = Path(text).expanduser()
     if is_there(field, path):
         return readable(field, permitted(field, path))
@@ -218,8 +223,12 @@ def looks_like_hub(text: str) -> bool:
 
 
 def model_folder(field: str, text: str) -> Path:
-    """Return the model folder that `text` names. Raises BadInput naming the field otherwise."""
-    path = permitted(field, Path(text).expanduser())
+    """Return the model folder that `text` names, fetched if that is an address.
+
+    Raises BadInput naming the field otherwise.
+    """
+    stored = is_address(text)
+    path = fetched(field, text) if stored else permitted(field, Path(text).expanduser())
     if not is_there(field, path) or not path.is_dir():
         raise BadInput(
             f"{field} is {text!r}: no such folder in {Path.cwd()}{_similar(path)}; expected a"

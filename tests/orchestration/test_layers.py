@@ -49,6 +49,7 @@ OWNERS = {
         "rlhf_core/sampling/weight_transfer.py",
     },
     "peft": {"rlhf_core/modeling/lora.py"},
+    "fsspec": {"rlhf_core/buckets.py"},
     "great_expectations": {"rlhf_core/data/expectations.py"},
 }
 

@@ -1,4 +1,4 @@
-"""`rlhf sync`: forward to MLflow what it has not got yet."""
+"""`rlhf sync`: forward to MLflow and to the remote what they have not got yet."""
 
 from typing import Annotated
 
@@ -20,20 +20,29 @@ To = Annotated[
 
 
 def sync(to: To = None, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Forward to MLflow what runs recorded while it was down."""
+    """Forward to MLflow, and to RLHF_REMOTE, what they missed while they were down."""
     quiet_libraries()
+    from tasks.mirror.mirror import mirror_all
+    from tasks.records.workspace import Workspace
     from tasks.sweeps.tracking import sync as forward_all
     from tasks.tracking.address import require_address
 
     if to:
         require_address(to)
-    report = forward_all(to=to)
+    report, copied = forward_all(to=to), mirror_all(Workspace.here())
     if as_json:
-        print_json(vars(report))
+        print_json(vars(report) | ({"mirror": vars(copied)} if copied else {}))
     else:
         print(f"forwarded: {', '.join(report.forwarded) or 'nothing'}")
+        if copied:
+            print(f"copied to {copied.address}: {', '.join(copied.mirrored) or 'nothing'}")
     if report.waiting:
         raise RLHFError(
             f"{', '.join(report.waiting)} must wait: {report.problem}. Start MLflow and run rlhf"
             " sync again. To send them to another MLflow: rlhf sync --to ADDRESS."
+        )
+    if copied and copied.waiting:
+        raise RLHFError(
+            f"{', '.join(copied.waiting)} must wait: {copied.address} did not take them"
+            f" ({copied.problem}). Run rlhf sync again when it answers."
         )

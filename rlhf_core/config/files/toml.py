@@ -6,6 +6,7 @@ import tomllib
 from pathlib import Path
 
 from rlhf_core import ROOT
+from rlhf_core.config.files.stored import stored_recipe
 from rlhf_core.errors import ConfigError
 
 RECIPES = ROOT / "flows" / "recipes"
@@ -19,9 +20,11 @@ def known_recipes() -> str:
 def recipe_path(name: str, beside: Path | None = None) -> Path | None:
     """Return the file of a recipe that is named or given as a path; None if there is none.
 
-    beside: the folder in which a relative path begins, by default the current one. Raises
-    ConfigError for a place that cannot be looked at.
+    beside: the folder in which a relative path begins, by default the current one. A recipe in an
+    object store is fetched. Raises ConfigError for a place that cannot be looked at.
     """
+    if stored := stored_recipe(name, beside):
+        return stored
     path = Path(name)
     path = RECIPES / f"{name}.toml" if path.suffix != ".toml" else (beside or Path()) / path
     try:

@@ -1,0 +1,1 @@
+"""Inputs of stages in an object store."""
