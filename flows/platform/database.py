@@ -31,6 +31,12 @@ def prepare(url: str) -> dict[str, str]:
         asyncio.run(_create(given.set(drivername="postgresql")))
     except OSError as error:
         raise BadInput(f"PostgreSQL at {masked(url)} does not answer: {error}") from None
+    return urls_of(url)
+
+
+def urls_of(url: str) -> dict[str, str]:
+    """Return the URLs for 'prefect' and 'mlflow', as `prepare` does, of databases that exist."""
+    given = _parsed(url)
     urls = {}
     for name, database in DATABASES.items():
         own = given.set(drivername=f"postgresql+{DRIVERS[name]}", database=database)

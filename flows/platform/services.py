@@ -1,15 +1,14 @@
-"""The three services of the platform: command, environment, health address."""
+"""The services of the platform: command, environment, health address."""
 
 import os
 import sys
 from dataclasses import dataclass
 
-from flows.platform.pages import QUIET
+from flows.platform.pages import QUIET, free_port
 from flows.platform.state import HOST, Platform
 from tasks.live.allowed import ALLOWED
 from tasks.records.workspace import Workspace
 from tasks.stages.spec import ROOTS
-from tasks.tracking.sqlite_store import ensure_tables
 
 MARKER = "RLHF_PLATFORM"  # in the environment of every process of a platform: its workspace
 # in files: with leases in memory, a killed server would never give back its slots
@@ -18,7 +17,17 @@ LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 # for some minutes
 RETRIES = "8"
 HEARTBEAT_SECONDS = 30  # Prefect's minimum; a run that misses three heartbeats has crashed
-ELSEWHERE = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")  # the user's servers, not of this platform
+DATABASE = "RLHF_DATABASE_URL"  # with a password, which the keeper alone needs besides the servers
+# the user's servers, not of this platform
+ELSEWHERE = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", DATABASE)
+KEEPER = "keeper"
+# the words after the interpreter that tell the processes of services from others
+KINDS = {
+    ("-m", "flows.platform.prefect_server", "server"),
+    ("-m", "mlflow", "server"),
+    ("-m", "prefect", "worker"),
+    ("-P", "-m", "flows.platform.keeper"),
+}
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,6 @@ def mlflow(workspace: Workspace, platform: Platform, database: str | None) -> Pr
     Artifacts are in the workspace, where they are also found without a server.
     """
     store = database or workspace.own_store
-    ensure_tables(store)
     # in the environment, because every user of the machine sees a process's arguments
     # the gateway of this server, which listens on this machine alone, serves models of this machine
     values = ALLOWED | environment(workspace) | {"MLFLOW_BACKEND_STORE_URI": store}
@@ -81,7 +89,7 @@ def mlflow(workspace: Workspace, platform: Platform, database: str | None) -> Pr
     return Program("mlflow", command, values, f"{platform.mlflow_url}/health")
 
 
-def worker(workspace: Workspace, platform: Platform, *, port: int, limit: int | None) -> Program:
+def worker(workspace: Workspace, platform: Platform, *, port: int) -> Program:
     """Return a process worker of the pool. port: of its health page.
 
     Anybody can type a run into a form of Prefect's page. So, unless RLHF_ALLOWED_ROOTS says
@@ -97,8 +105,34 @@ def worker(workspace: Workspace, platform: Platform, *, port: int, limit: int | 
         "PREFECT_WORKER_WEBSERVER_HOST": HOST,
         "PREFECT_WORKER_WEBSERVER_PORT": str(port),
     }
+    limit = platform.limit
     words = ("worker", "start", "--pool", platform.pool, "--type", "process", "--with-healthcheck")
     command = (sys.executable, "-m", "prefect", *words, *(("--limit", str(limit)) if limit else ()))
     return Program(
         "worker", command, values, f"http://{HOST}:{port}/health", after=("prefect", "mlflow")
     )
+
+
+def keeper(workspace: Workspace, database: str | None) -> Program:
+    """Return the process that starts the other services again when they die.
+
+    database: the URL with its password, which the servers need when they are started again.
+    """
+    values = environment(workspace) | ({DATABASE: database} if database else {})
+    command = (sys.executable, "-P", "-m", "flows.platform.keeper")
+    return Program(KEEPER, command, values, "", after=("prefect", "mlflow", "worker"))
+
+
+def programs(
+    workspace: Workspace, platform: Platform, urls: dict[str, str], database: str | None
+) -> list[Program]:
+    """Return every service, in the order in which they start.
+
+    urls: of the databases of 'prefect' and 'mlflow'. database: the URL that they were made from.
+    """
+    return [
+        prefect(workspace, platform, urls.get("prefect")),
+        mlflow(workspace, platform, urls.get("mlflow")),
+        worker(workspace, platform, port=free_port()),
+        keeper(workspace, database),
+    ]

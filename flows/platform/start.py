@@ -1,22 +1,20 @@
 """Start the services of the platform that do not run yet, wait until they answer, stop them."""
 
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import psutil
-
 from flows.platform import database, services
-from flows.platform.pages import MLFLOW_PORT, PREFECT_PORT, answers, choose_port, free_port
-from flows.platform.processes import end_all, end_group, marked
-from flows.platform.services import MARKER, Program
-from flows.platform.state import Platform, Service, folder, locked, read, write
+from flows.platform.launch import end, end_strays, is_well, launch, members
+from flows.platform.pages import MLFLOW_PORT, PREFECT_PORT, choose_port
+from flows.platform.processes import end_all
+from flows.platform.services import KEEPER, Program
+from flows.platform.state import Platform, Service, locked, read, write
 from rlhf_core.errors import LAST_LINES, BadInput, RLHFError
-from tasks.records.process_identity import ProcessIdentity
 from tasks.records.workspace import Workspace
+from tasks.tracking.sqlite_store import ensure_tables
 
-NAMES = ("prefect", "mlflow", "worker")  # in the order in which they start
+NAMES = ("prefect", "mlflow", "worker", KEEPER)  # in the order in which they start
 START_SECONDS = 180.0
 
 
@@ -32,6 +30,7 @@ class PlatformOptions:
     database: str | None = None
     pool: str | None = None
     limit: int | None = None  # runs that the worker starts at once; None: as many as are due
+    restart: bool = True  # with a keeper, which starts again what dies
 
 
 def up(
@@ -51,16 +50,18 @@ def up(
             if service.runs
         }
         _refuse_changes(before, running, wanted)
-        for name, service in (before.services if before else {}).items():
-            # what a killed server left of its group holds ports; runs that a killed worker has
-            # started go on without it
-            if name not in running and name != "worker":
-                _end(workspace, service)
-        platform, urls = _planned(before, running, wanted)
+        if not wanted.restart and KEEPER in running:
+            end(workspace, running.pop(KEEPER))
+        _end_left(workspace, before, running)
+        wished = [name for name in NAMES if wanted.restart or name != KEEPER]
+        platform, urls = _planned(before, running, wanted, wished)
+        write(workspace, platform)
+        if "mlflow" not in running:
+            ensure_tables(urls.get("mlflow") or workspace.own_store)
         started: list[str] = []
         try:
-            for program in _programs(workspace, platform, urls, wanted.limit):
-                if program.name in running:
+            for program in services.programs(workspace, platform, urls, wanted.database):
+                if program.name in running or program.name not in wished:
                     continue
                 platform = _started(workspace, platform, program, tell)
                 started.append(program.name)
@@ -79,8 +80,19 @@ def down(workspace: Workspace) -> list[str]:
     with locked(workspace):
         platform = read(workspace)
         stopped = _stop(workspace, platform, list(platform.services)) if platform else []
-        end_all(_members(workspace))
+        end_all(members(workspace))
         return stopped
+
+
+def _end_left(workspace: Workspace, before: Platform | None, running: dict[str, Service]) -> None:
+    """End what killed services have left of their groups, and services that nobody has recorded.
+
+    They hold ports. Runs that a killed worker has started go on without it.
+    """
+    for name, service in (before.services if before else {}).items():
+        if name not in running and name != "worker":
+            end(workspace, service)
+    end_strays(workspace, before)
 
 
 def _refuse_changes(
@@ -103,9 +115,12 @@ def _refuse_changes(
 
 
 def _planned(
-    before: Platform | None, running: dict[str, Service], wanted: PlatformOptions
+    before: Platform | None, running: dict[str, Service], wanted: PlatformOptions, wished: list[str]
 ) -> tuple[Platform, dict[str, str]]:
-    """Return the platform with the ports to use, and the databases' URLs."""
+    """Return the platform with the ports to use, and the databases' URLs.
+
+    wished: the services that are to run.
+    """
     ports = {}
     for name, usual in (("prefect", PREFECT_PORT), ("mlflow", MLFLOW_PORT)):
         last = getattr(before, f"{name}_port") if before else usual
@@ -116,49 +131,24 @@ def _planned(
     place = (
         database.masked(wanted.database) if wanted.database else before.database if before else None
     )
-    needed = {"prefect", "mlflow"} - set(running)
+    needed = {"prefect", "mlflow", KEEPER} & set(wished) - set(running)
     if place and needed and not wanted.database:
         raise BadInput(
             f"this platform's data are in {place}; give --database (or RLHF_DATABASE_URL) with the"
             " password again."
         )
     urls = database.prepare(wanted.database) if wanted.database and needed else {}
-    return Platform(**ports, pool=pool, database=place, services=running), urls
-
-
-def _programs(
-    workspace: Workspace, platform: Platform, urls: dict[str, str], limit: int | None
-) -> list[Program]:
-    return [
-        services.prefect(workspace, platform, urls.get("prefect")),
-        services.mlflow(workspace, platform, urls.get("mlflow")),
-        services.worker(workspace, platform, port=free_port(), limit=limit),
-    ]
+    limit = before.limit if before and "worker" in running else wanted.limit
+    return Platform(**ports, pool=pool, database=place, limit=limit, services=running), urls
 
 
 def _started(
     workspace: Workspace, platform: Platform, program: Program, tell: Callable[[str], None]
 ) -> Platform:
     """Start a service; return the platform with it, written before anything is waited for."""
-    if program.after:
-        _wait(platform, [name for name in program.after if name in platform.services])
+    _wait(platform, [name for name in program.after if name in platform.services])
     tell(f"starting {program.name} ...")
-    log = folder(workspace) / f"{program.name}.log"
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            program.command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=program.environment,
-            start_new_session=True,
-        )
-    service = Service(
-        name=program.name, owner=ProcessIdentity.of(process.pid), health=program.health, log=log
-    )
-    platform = platform.model_copy(update={"services": platform.services | {program.name: service}})
-    write(workspace, platform)
-    return platform
+    return launch(workspace, platform, program)[0]
 
 
 def _wait(platform: Platform, names: list[str]) -> None:
@@ -168,7 +158,7 @@ def _wait(platform: Platform, names: list[str]) -> None:
     """
     end = time.monotonic() + START_SECONDS
     for service in (platform.services[name] for name in names):
-        while not answers(service.health):
+        while not is_well(service):
             if not service.runs or time.monotonic() > end:
                 log = service.log.read_text(encoding="utf-8", errors="replace")
                 tail = "\n  ".join(log.splitlines()[-LAST_LINES:])
@@ -182,23 +172,8 @@ def _stop(workspace: Workspace, platform: Platform, names: list[str]) -> list[st
     stopped = [
         name
         for name in reversed(NAMES)
-        if name in names and _end(workspace, platform.services[name])
+        if name in names and end(workspace, platform.services[name])
     ]
     left = {name: service for name, service in platform.services.items() if name not in names}
-    write(workspace, platform.model_copy(update={"services": left}))
+    write(workspace, platform.model_copy(update={"services": left, "troubles": {}}))
     return stopped
-
-
-def _end(workspace: Workspace, service: Service) -> bool:
-    """End a service's process group, and return True if the service ran.
-
-    Another process that has got the service's process id is left alone.
-    """
-    ran = end_group(service.owner)
-    end_all(_members(workspace, service.owner.pid), sent=ran)
-    return ran
-
-
-def _members(workspace: Workspace, group: int | None = None) -> list[psutil.Process]:
-    """Return the live processes, of a group or of all, that carry this platform's marker."""
-    return marked(MARKER, str(workspace.home), group)

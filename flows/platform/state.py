@@ -6,6 +6,7 @@ A process is identified by its id and start time, so a later process of the same
 import contextlib
 import os
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 from pydantic import Field, ValidationError
@@ -24,7 +25,7 @@ class Service(Frozen):
 
     name: str
     owner: ProcessIdentity
-    health: str  # an address that answers when the service is well
+    health: str  # an address that answers when the service is well; '' for one without
     log: Path
 
     @property
@@ -33,17 +34,34 @@ class Service(Frozen):
         return bool(self.owner.is_running())
 
 
+class Trouble(Frozen):
+    """The recent deaths of a service, as its keeper has seen them.
+
+    why: how it ended the last time, e.g. "exit code 1"; '' where nobody knows. again: when it is
+    started next; None while it runs, and when it is given up.
+    """
+
+    deaths: int
+    last: datetime
+    why: str = ""
+    again: datetime | None = None
+    given_up: bool = False
+
+
 class Platform(Frozen):
     """Ports, and the processes behind them.
 
-    database: without its password; None for SQLite in the workspace.
+    database: without its password; None for SQLite in the workspace. limit: runs that the worker
+    starts at once; None: as many as are due. troubles: of services that died since `rlhf up`.
     """
 
     prefect_port: int
     mlflow_port: int
     pool: str
     database: str | None = None
+    limit: int | None = None
     services: dict[str, Service] = Field(default={})
+    troubles: dict[str, Trouble] = Field(default={})
 
     @property
     def prefect_url(self) -> str:

@@ -10,9 +10,12 @@ import typer
 from flows.cli.options import AsJson, Notify
 from flows.cli.output import print_json
 from flows.settings import quiet_libraries
+from rlhf_core.errors import BadInput
 
 if TYPE_CHECKING:
+    from flows.platform.start import PlatformOptions
     from flows.platform.state import Platform
+    from tasks.records.workspace import Workspace
 
 PrefectServerPort = Annotated[
     int | None, typer.Option(help="Prefect's port (default: the last, 4200, or free)")
@@ -31,6 +34,16 @@ PoolName = Annotated[str | None, typer.Option(help="Name of the work pool (defau
 Limit = Annotated[
     int | None, typer.Option(min=1, help="Runs that the worker starts at once (default: all due)")
 ]
+Restart = Annotated[
+    bool,
+    typer.Option(
+        "--restart/--no-restart", help="With a keeper, which starts again what dies and cuts logs"
+    ),
+]
+Systemd = Annotated[
+    bool,
+    typer.Option("--systemd", help="Print a systemd user unit for these options; start nothing"),
+]
 
 
 def up(
@@ -40,16 +53,21 @@ def up(
     pool: PoolName = None,
     limit: Limit = None,
     notify: Notify = None,
+    restart: Restart = True,
+    systemd: Systemd = False,
     as_json: AsJson = False,
 ) -> None:
     """Start Prefect's server, MLflow's server and a worker, unless they run already.
 
-    They keep running after this command has ended.
+    They keep running after this command has ended, and are started again when they die.
     """
     from flows.platform import start
     from tasks.records.workspace import Workspace
 
-    wanted = start.PlatformOptions(prefect_port, port, database, pool, limit)
+    wanted = start.PlatformOptions(prefect_port, port, database, pool, limit, restart)
+    if systemd:
+        _print_unit(Workspace.here(), wanted, notify)
+        return
     platform, started = start.up(
         Workspace.here(), wanted, lambda line: print(line, file=sys.stderr, flush=True)
     )
@@ -60,6 +78,18 @@ def up(
         _print_json(platform, started)
     else:
         _print(platform, started)
+
+
+def _print_unit(workspace: "Workspace", wanted: "PlatformOptions", notify: str | None) -> None:
+    from flows.platform.unit import instructions, unit
+
+    if notify:
+        raise BadInput(
+            "--notify is kept by Prefect's server, not by a unit; give it to rlhf up once, and"
+            " leave it out here."
+        )
+    print(unit(workspace, wanted), end="")
+    print(instructions(workspace), file=sys.stderr)
 
 
 def _print_json(platform: "Platform", started: list[str]) -> None:

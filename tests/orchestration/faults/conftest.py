@@ -50,8 +50,8 @@ class Site(Platform):
         self.services: dict[str, int] = {}
 
     def up(self, *words: str) -> None:
-        """Start what does not run."""
-        found = json.loads(self.rlhf("up", "--json", *words))
+        """Start what does not run, and let it stay down when it is killed."""
+        found = json.loads(self.rlhf("up", "--json", "--no-restart", *words))
         self.api, self.mlflow = found["prefect_url"] + "/api", found["mlflow_url"]
         self.services = {
             name: service["owner"]["pid"] for name, service in found["services"].items()

@@ -4,12 +4,14 @@ import asyncio
 import importlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 import uuid
 from datetime import timedelta
+from pathlib import Path
 
 import psutil
 import pytest
@@ -213,26 +215,36 @@ def test_recipes_of_the_worker_read_the_folder_of_the_platform_unless_more_is_al
         monkeypatch.setenv("RLHF_ALLOWED_ROOTS", given)
     workspace = Workspace(tmp_path / "home")
     program = services.worker(
-        workspace, state.Platform(prefect_port=1, mlflow_port=2, pool="p"), port=3, limit=None
+        workspace, state.Platform(prefect_port=1, mlflow_port=2, pool="p"), port=3
     )
     assert program.environment["RLHF_ALLOWED_ROOTS"] == expected.format(
         here=tmp_path, home=workspace.home
     )
 
 
+def test_the_worker_and_its_runs_do_not_get_the_databases_password(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_DATABASE_URL", "postgresql://u:hidden@127.0.0.1:1")
+    workspace = Workspace(tmp_path)
+    platform = state.Platform(prefect_port=1, mlflow_port=2, pool="p")
+    found = services.programs(workspace, platform, {}, "postgresql://u:hidden@127.0.0.1:1")
+    having = [one.name for one in found if "hidden" in str(one.environment)]
+    assert having == ["keeper"]
+    assert [one for one in found if "hidden" in " ".join(one.command)] == []
+
+
 @pytest.mark.slow
 def test_up_twice_kill_the_worker_up_down(tmp_path):
-    ports = ("--prefect-port", str(free_port()), "--port", str(free_port()))
+    ports = ("--prefect-port", str(free_port()), "--port", str(free_port()), "--no-restart")
     try:
         first = rlhf_process(tmp_path, "up", *ports, "--json")
         assert first.returncode == 0, first.stderr
         up = json.loads(first.stdout)
         assert up["started"] == ["prefect", "mlflow", "worker"]
         assert answers(up["prefect_url"] + "/api/health") and answers(up["mlflow_url"] + "/health")
-        assert "the platform runs already" in rlhf_process(tmp_path, "up").stdout
+        assert "the platform runs already" in rlhf_process(tmp_path, "up", "--no-restart").stdout
         os.kill(up["services"]["worker"]["owner"]["pid"], signal.SIGKILL)
         assert "has died: rlhf up starts it" in rlhf_process(tmp_path, "status").stdout
-        again = json.loads(rlhf_process(tmp_path, "up", "--json").stdout)
+        again = json.loads(rlhf_process(tmp_path, "up", "--no-restart", "--json").stdout)
         assert (
             again["started"] == ["worker"]
             and again["services"]["prefect"] == up["services"]["prefect"]
@@ -240,3 +252,80 @@ def test_up_twice_kill_the_worker_up_down(tmp_path):
     finally:
         down = rlhf_process(tmp_path, "down")
     assert down.stdout == "stopped: worker, mlflow, prefect\n" and not marked(tmp_path)
+
+
+def leaders(home) -> list[str]:
+    """The modules of this platform's services that run, once for each process group."""
+    processes = [psutil.Process(pid) for pid in marked(home)]
+    found = [" ".join(p.cmdline()[1:5]) for p in processes if os.getpgid(p.pid) == p.pid]
+    return sorted(found)
+
+
+@pytest.mark.slow
+def test_what_dies_comes_back_by_itself_and_a_killed_keeper_leaves_no_double_server(tmp_path):
+    ports = ("--prefect-port", str(free_port()), "--port", str(free_port()))
+    workspace = Workspace(tmp_path)
+
+    def pids() -> dict[str, int]:
+        return {name: one.owner.pid for name, one in state.read(workspace).services.items()}
+
+    def come_back(*names: str) -> None:
+        before, end = pids(), time.monotonic() + 120
+        for name in names:
+            os.killpg(before[name], signal.SIGKILL)
+        while "has died" in (text := rlhf_process(tmp_path, "status").stdout) or (
+            text.count("well, started again") < len(names)
+        ):
+            assert time.monotonic() < end, text
+        changed = {name for name, pid in pids().items() if pid != before[name]}
+        assert changed == set(names)
+
+    try:
+        up = rlhf_process(tmp_path, "up", *ports, "--limit", "2")
+        assert up.stdout.startswith("started: prefect, mlflow, worker, keeper\n"), up.stderr
+        kinds = leaders(tmp_path)
+        assert len(kinds) == 4
+        come_back("worker", "mlflow", "prefect")
+        assert "--limit 2" in " ".join(psutil.Process(pids()["worker"]).cmdline())
+        before = pids()
+        os.kill(before["keeper"], signal.SIGKILL)
+        assert "keeper   has died: rlhf up starts it" in rlhf_process(tmp_path, "status").stdout
+        assert rlhf_process(tmp_path, "up").stdout.startswith("started: keeper\n")
+        assert "the platform runs already" in rlhf_process(tmp_path, "up").stdout
+        assert {name for name, pid in pids().items() if pid != before[name]} == {"keeper"}
+        assert leaders(tmp_path) == kinds
+        come_back("mlflow")
+    finally:
+        down = rlhf_process(tmp_path, "down")
+    assert down.stdout == "stopped: keeper, worker, mlflow, prefect\n" and not marked(tmp_path)
+
+
+@pytest.mark.slow
+def test_the_unit_starts_the_platform_in_an_environment_that_has_nothing_else(tmp_path):
+    """As after a reboot: the servers of the last time are gone, and their ids mean nothing."""
+    ports = ("--prefect-port", str(free_port()), "--port", str(free_port()))
+    workspace = Workspace(tmp_path)
+    text = rlhf_process(tmp_path, "up", *ports, "--systemd").stdout
+    lines = [line.partition("=") for line in text.splitlines()]
+    words = [shlex.split(value)[0] for name, _, value in lines if name == "Environment"]
+    environment = dict(word.split("=", 1) for word in words)
+    values = {name: value for name, _, value in lines}
+    stop = shlex.split(values["ExecStop"].replace("$$", "$"))
+    dead = ProcessIdentity.current().model_copy(update={"space": "an earlier boot"})
+    written(tmp_path, dead)
+    try:
+        done = subprocess.run(
+            shlex.split(values["ExecStart"]),
+            env=environment,
+            cwd=values["WorkingDirectory"],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        keeper = state.read(workspace).services["keeper"]
+        assert Path(values["PIDFile"]).read_text() == f"{keeper.owner.pid}\n"
+        subprocess.run(stop, env=environment, check=True)  # the keeper was killed: nothing stops
+        assert keeper.runs
+    finally:
+        subprocess.run(stop, env=environment | {"MAINPID": "1"}, check=True, cwd=tmp_path)
+    assert not marked(tmp_path)
