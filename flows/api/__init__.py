@@ -5,6 +5,7 @@ those of the project, never SystemExit: BadInput, GateRefused, PromotionRefused,
 is imported here is stable; everything else below `flows` may change.
 """
 
+from flows.api.champions import ReigningChampion, champions
 from flows.api.comparisons import RunComparison, compare, lineage
 from flows.api.costs import Costs, cost
 from flows.api.error_codes import ErrorCode, error_codes, explain
@@ -44,12 +45,14 @@ __all__ = [
     "PromotionOptions",
     "PromotionRefused",
     "RLHFError",
+    "ReigningChampion",
     "Run",
     "RunComparison",
     "StageFailed",
     "SweepOptions",
     "VoteOptions",
     "campaign",
+    "champions",
     "compare",
     "cost",
     "error_codes",

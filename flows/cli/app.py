@@ -68,7 +68,7 @@ COMMANDS = {
     },
     "workspace": {
         "init": "Make a folder for a team: a recipe, functions, their tests, a deployment.",
-        "up": "Start Prefect's server, MLflow's server and a worker, unless they run already.",
+        "up": "Start Prefect, MLflow, a worker and the team's page, unless they run already.",
         "down": "Stop what `rlhf up` has started, the worker and its runs first.",
         "ui": "Serve MLflow's page and Prefect's page for this workspace, until Ctrl-C.",
         "sync": "Forward to MLflow what runs recorded while it was down.",

@@ -14,6 +14,7 @@ from tasks.records.run_record import Record, now, record_lock, records
 from tasks.records.step_row import StepRow
 from tasks.records.workspace import Workspace
 from tasks.run_result import rows_of
+from tasks.tracking.client import link
 
 WAITING = "waiting for approval"
 COLORS = {
@@ -30,12 +31,13 @@ def recent(limit: int) -> list[dict]:
     """Return the latest `limit` runs, newest first, as JSON values."""
     workspace = Workspace.here()
     return [
-        _run(workspace, Record.model_validate(record))
+        shown(workspace, Record.model_validate(record))
         for record in reversed(records(workspace)[-limit:])
     ]
 
 
-def _run(workspace: Workspace, record: Record) -> dict:
+def shown(workspace: Workspace, record: Record) -> dict:
+    """Return a run as JSON values, as `rlhf status --json` prints it."""
     alive = record.status == "RUNNING" and _is_running(workspace, record.id)
     approval, rows = record.approval, rows_of(record)
     return {
@@ -55,6 +57,7 @@ def _run(workspace: Workspace, record: Record) -> dict:
         "in_mlflow": record.closed,
         "mlflow_run": record.run_id,
         "not_mirrored": _not_mirrored(record),
+        "link": link(record, record.run_id),
         "stages": [_stage(row, alive) for row in rows if row.run_dir],
     }
 

@@ -26,6 +26,7 @@ KINDS = {
     ("-m", "flows.platform.prefect_server", "server"),
     ("-m", "mlflow", "server"),
     ("-m", "prefect", "worker"),
+    ("-P", "-m", "flows.team.server"),
     ("-P", "-m", "flows.platform.keeper"),
 }
 
@@ -113,6 +114,21 @@ def worker(workspace: Workspace, platform: Platform, *, port: int) -> Program:
     )
 
 
+def page(workspace: Workspace, platform: Platform) -> Program:
+    """Return the server of the team's page.
+
+    It asks the other servers once: a page that says which one is away must not wait for it.
+    """
+    values = environment(workspace) | {
+        "PREFECT_API_URL": platform.prefect_api,
+        "MLFLOW_TRACKING_URI": platform.mlflow_url,
+        "PREFECT_CLIENT_MAX_RETRIES": "0",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    }
+    command = (sys.executable, "-P", "-m", "flows.team.server", str(platform.page_port))
+    return Program("page", command, values, f"{platform.page_url}/health")
+
+
 def keeper(workspace: Workspace, database: str | None) -> Program:
     """Return the process that starts the other services again when they die.
 
@@ -120,7 +136,7 @@ def keeper(workspace: Workspace, database: str | None) -> Program:
     """
     values = environment(workspace) | ({DATABASE: database} if database else {})
     command = (sys.executable, "-P", "-m", "flows.platform.keeper")
-    return Program(KEEPER, command, values, "", after=("prefect", "mlflow", "worker"))
+    return Program(KEEPER, command, values, "", after=("prefect", "mlflow", "worker", "page"))
 
 
 def programs(
@@ -134,5 +150,6 @@ def programs(
         prefect(workspace, platform, urls.get("prefect")),
         mlflow(workspace, platform, urls.get("mlflow")),
         worker(workspace, platform, port=free_port()),
+        page(workspace, platform),
         keeper(workspace, database),
     ]

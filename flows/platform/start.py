@@ -9,12 +9,13 @@ from flows.platform.launch import end, end_strays, is_well, launch, members
 from flows.platform.pages import MLFLOW_PORT, PREFECT_PORT, choose_port
 from flows.platform.processes import end_all
 from flows.platform.services import KEEPER, Program
-from flows.platform.state import Platform, Service, locked, read, write
+from flows.platform.state import PAGE_PORT, Platform, Service, locked, read, write
 from rlhf_core.errors import LAST_LINES, BadInput, RLHFError
 from tasks.records.workspace import Workspace
 from tasks.tracking.sqlite_store import ensure_tables
 
-NAMES = ("prefect", "mlflow", "worker", KEEPER)  # in the order in which they start
+NAMES = ("prefect", "mlflow", "worker", "page", KEEPER)  # in the order in which they start
+USUAL_PORTS = {"prefect": PREFECT_PORT, "mlflow": MLFLOW_PORT, "page": PAGE_PORT}
 START_SECONDS = 180.0
 
 
@@ -30,6 +31,7 @@ class PlatformOptions:
     database: str | None = None
     pool: str | None = None
     limit: int | None = None  # runs that the worker starts at once; None: as many as are due
+    page_port: int | None = None
     restart: bool = True  # with a keeper, which starts again what dies
 
 
@@ -103,6 +105,7 @@ def _refuse_changes(
     asked = {
         "prefect_port": wanted.prefect_port,
         "mlflow_port": wanted.mlflow_port,
+        "page_port": wanted.page_port,
         "pool": wanted.pool,
     }
     asked["database"] = database.masked(wanted.database) if wanted.database else None
@@ -122,7 +125,7 @@ def _planned(
     wished: the services that are to run.
     """
     ports = {}
-    for name, usual in (("prefect", PREFECT_PORT), ("mlflow", MLFLOW_PORT)):
+    for name, usual in USUAL_PORTS.items():
         last = getattr(before, f"{name}_port") if before else usual
         ports[f"{name}_port"] = (
             last if name in running else choose_port(getattr(wanted, f"{name}_port"), last)

@@ -18,6 +18,7 @@ from tasks.records.process_identity import ProcessIdentity
 from tasks.records.workspace import Workspace
 
 HOST = "127.0.0.1"
+PAGE_PORT = 5100  # of the team's page, unless it is taken
 
 
 class Service(Frozen):
@@ -57,6 +58,7 @@ class Platform(Frozen):
 
     prefect_port: int
     mlflow_port: int
+    page_port: int = PAGE_PORT
     pool: str
     database: str | None = None
     limit: int | None = None
@@ -77,6 +79,11 @@ class Platform(Frozen):
     def mlflow_url(self) -> str:
         """The address of MLflow's server (MLFLOW_TRACKING_URI)."""
         return f"http://{HOST}:{self.mlflow_port}"
+
+    @property
+    def page_url(self) -> str:
+        """The address of the team's page."""
+        return f"http://{HOST}:{self.page_port}"
 
     def runs(self, name: str) -> bool:
         """Return True while the named service runs."""

@@ -16,8 +16,6 @@ UNIT = """\
 # Made by rlhf up --systemd. It holds no secret: variables with secrets go into the file below.
 [Unit]
 Description=RLHF platform of {description}
-Wants=network-online.target
-After=network-online.target
 StartLimitIntervalSec=1800
 StartLimitBurst=5
 
@@ -91,6 +89,7 @@ def _words(options: PlatformOptions) -> list[str]:
     given = {
         "--prefect-port": options.prefect_port,
         "--port": options.mlflow_port,
+        "--page-port": options.page_port,
         "--pool": options.pool,
         "--limit": options.limit,
     }

@@ -85,7 +85,7 @@ def schedule_words(schedule: SCHEDULE_TYPES) -> str:
 
 
 def _when(time: datetime | None) -> str:
-    return time.astimezone().strftime("%Y-%m-%d %H:%M") if time else "-"
+    return time.astimezone().strftime("%Y-%m-%d %H:%M %Z") if time else "-"
 
 
 def listing_table(rows: list[dict]) -> Table:

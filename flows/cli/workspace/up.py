@@ -23,6 +23,9 @@ PrefectServerPort = Annotated[
 MlflowServerPort = Annotated[
     int | None, typer.Option(help="MLflow's port (default: the last, 5000, or free)")
 ]
+PageServerPort = Annotated[
+    int | None, typer.Option(help="Port of the team's page (default: the last, 5100, or free)")
+]
 Database = Annotated[
     str | None,
     typer.Option(
@@ -52,19 +55,22 @@ def up(
     database: Database = None,
     pool: PoolName = None,
     limit: Limit = None,
+    page_port: PageServerPort = None,
     notify: Notify = None,
     restart: Restart = True,
     systemd: Systemd = False,
     as_json: AsJson = False,
 ) -> None:
-    """Start Prefect's server, MLflow's server and a worker, unless they run already.
+    """Start Prefect, MLflow, a worker and the team's page, unless they run already.
 
     They keep running after this command has ended, and are started again when they die.
     """
     from flows.platform import start
     from tasks.records.workspace import Workspace
 
-    wanted = start.PlatformOptions(prefect_port, port, database, pool, limit, restart)
+    wanted = start.PlatformOptions(
+        prefect_port, port, database, pool, limit, page_port=page_port, restart=restart
+    )
     if systemd:
         _print_unit(Workspace.here(), wanted, notify)
         return
@@ -93,7 +99,11 @@ def _print_unit(workspace: "Workspace", wanted: "PlatformOptions", notify: str |
 
 
 def _print_json(platform: "Platform", started: list[str]) -> None:
-    addresses = {"prefect_url": platform.prefect_url, "mlflow_url": platform.mlflow_url}
+    addresses = {
+        "prefect_url": platform.prefect_url,
+        "mlflow_url": platform.mlflow_url,
+        "page_url": platform.page_url,
+    }
     print_json(platform.model_dump(mode="json") | addresses | {"started": started})
 
 

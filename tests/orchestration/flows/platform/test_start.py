@@ -234,12 +234,13 @@ def test_the_worker_and_its_runs_do_not_get_the_databases_password(tmp_path, mon
 
 @pytest.mark.slow
 def test_up_twice_kill_the_worker_up_down(tmp_path):
-    ports = ("--prefect-port", str(free_port()), "--port", str(free_port()), "--no-restart")
+    ports = ("--prefect-port", str(free_port()), "--port", str(free_port()))
+    ports += ("--page-port", str(free_port()), "--no-restart")
     try:
         first = rlhf_process(tmp_path, "up", *ports, "--json")
         assert first.returncode == 0, first.stderr
         up = json.loads(first.stdout)
-        assert up["started"] == ["prefect", "mlflow", "worker"]
+        assert up["started"] == ["prefect", "mlflow", "worker", "page"]
         assert answers(up["prefect_url"] + "/api/health") and answers(up["mlflow_url"] + "/health")
         assert "the platform runs already" in rlhf_process(tmp_path, "up", "--no-restart").stdout
         os.kill(up["services"]["worker"]["owner"]["pid"], signal.SIGKILL)
@@ -251,7 +252,7 @@ def test_up_twice_kill_the_worker_up_down(tmp_path):
         )
     finally:
         down = rlhf_process(tmp_path, "down")
-    assert down.stdout == "stopped: worker, mlflow, prefect\n" and not marked(tmp_path)
+    assert down.stdout == "stopped: page, worker, mlflow, prefect\n" and not marked(tmp_path)
 
 
 def leaders(home) -> list[str]:
@@ -264,6 +265,7 @@ def leaders(home) -> list[str]:
 @pytest.mark.slow
 def test_what_dies_comes_back_by_itself_and_a_killed_keeper_leaves_no_double_server(tmp_path):
     ports = ("--prefect-port", str(free_port()), "--port", str(free_port()))
+    ports += ("--page-port", str(free_port()))
     workspace = Workspace(tmp_path)
 
     def pids() -> dict[str, int]:
@@ -282,10 +284,10 @@ def test_what_dies_comes_back_by_itself_and_a_killed_keeper_leaves_no_double_ser
 
     try:
         up = rlhf_process(tmp_path, "up", *ports, "--limit", "2")
-        assert up.stdout.startswith("started: prefect, mlflow, worker, keeper\n"), up.stderr
+        assert up.stdout.startswith("started: prefect, mlflow, worker, page, keeper\n"), up.stderr
         kinds = leaders(tmp_path)
-        assert len(kinds) == 4
-        come_back("worker", "mlflow", "prefect")
+        assert len(kinds) == 5
+        come_back("worker", "mlflow", "prefect", "page")
         assert "--limit 2" in " ".join(psutil.Process(pids()["worker"]).cmdline())
         before = pids()
         os.kill(before["keeper"], signal.SIGKILL)
@@ -297,13 +299,16 @@ def test_what_dies_comes_back_by_itself_and_a_killed_keeper_leaves_no_double_ser
         come_back("mlflow")
     finally:
         down = rlhf_process(tmp_path, "down")
-    assert down.stdout == "stopped: keeper, worker, mlflow, prefect\n" and not marked(tmp_path)
+    assert down.stdout == "stopped: keeper, page, worker, mlflow, prefect\n" and not marked(
+        tmp_path
+    )
 
 
 @pytest.mark.slow
 def test_the_unit_starts_the_platform_in_an_environment_that_has_nothing_else(tmp_path):
     """As after a reboot: the servers of the last time are gone, and their ids mean nothing."""
     ports = ("--prefect-port", str(free_port()), "--port", str(free_port()))
+    ports += ("--page-port", str(free_port()))
     workspace = Workspace(tmp_path)
     text = rlhf_process(tmp_path, "up", *ports, "--systemd").stdout
     lines = [line.partition("=") for line in text.splitlines()]

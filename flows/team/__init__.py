@@ -1,0 +1,1 @@
+"""One read-only page for the team: what runs, what waits for whom, champions, the latest runs."""
