@@ -218,7 +218,8 @@ def site(tmp_path_factory, tiny_model, ready_models):
     with tempfile.TemporaryDirectory(prefix="pg-") as place, postgres(Path(place)) as database:
         it = Site(folder, str(recipe), database)
         try:
-            it.up("--prefect-port", str(free_port()), "--port", str(free_port()))
+            names = ("--prefect-port", "--port", "--page-port")
+            it.up(*(word for name in names for word in (name, str(free_port()))))
             yield it
         finally:
             it.rlhf("down")

@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from datetime import timedelta
@@ -16,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 from command_line import rlhf_process
+from postgres import postgres
 
 from flows.platform import database, services, start, state
 from flows.platform.pages import answers, free_port
@@ -302,6 +304,40 @@ def test_what_dies_comes_back_by_itself_and_a_killed_keeper_leaves_no_double_ser
     assert down.stdout == "stopped: keeper, page, worker, mlflow, prefect\n" and not marked(
         tmp_path
     )
+
+
+@pytest.mark.slow
+def test_a_server_on_postgresql_comes_back_on_its_database_and_the_password_is_the_keepers_alone(
+    tmp_path,
+):
+    home = tmp_path / "home"
+    home.mkdir()
+    names = ("--prefect-port", "--port", "--page-port")
+    ports = [word for name in names for word in (name, str(free_port()))]
+    with tempfile.TemporaryDirectory(prefix="pg-") as place, postgres(Path(place)) as database:
+        try:
+            url = database.url.replace("postgres@", "postgres:hidden@")
+            up = rlhf_process(home, "up", *ports, "--database", url)
+            assert up.returncode == 0, up.stderr
+            before = state.read(Workspace(home)).services
+            having = {
+                name
+                for name, one in before.items()
+                if services.DATABASE in psutil.Process(one.owner.pid).environ()
+            }
+            assert having == {"keeper"}
+            os.killpg(before["mlflow"].owner.pid, signal.SIGKILL)
+            end = time.monotonic() + 120
+            while "started again once" not in (text := rlhf_process(home, "status").stdout):
+                assert time.monotonic() < end, text
+            back = psutil.Process(state.read(Workspace(home)).services["mlflow"].owner.pid)
+            store = back.environ()["MLFLOW_BACKEND_STORE_URI"]
+            assert store.startswith("postgresql+psycopg2://") and store.endswith("/rlhf_mlflow")
+            files = [file for file in (home / "platform").iterdir() if file.is_file()]
+            assert "hidden" not in "".join(file.read_text() for file in files)
+        finally:
+            rlhf_process(home, "down")
+    assert not marked(home)
 
 
 @pytest.mark.slow

@@ -253,9 +253,9 @@ def platform(tmp_path_factory, tiny_model):
     recipe = write_recipe(folder, tiny_model)
     it = Platform(folder, str(recipe))
     try:
-        up = json.loads(
-            it.rlhf("up", "--prefect-port", str(free_port()), "--port", str(free_port()), "--json")
-        )
+        names = ("--prefect-port", "--port", "--page-port")
+        ports = [word for name in names for word in (name, str(free_port()))]
+        up = json.loads(it.rlhf("up", *ports, "--json"))
         it.api = up["prefect_url"] + "/api"
         it.mlflow, it.worker = up["mlflow_url"], up["services"]["worker"]["owner"]["pid"]
         yield it
