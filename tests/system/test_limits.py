@@ -7,6 +7,7 @@ import pytest
 
 from tasks.execution.usage import used
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # on a busy machine
 SFT = ("sft.max_train=512", "sft.epochs=1")
 
 
@@ -16,7 +17,6 @@ def taken(workspace, *stages: str) -> float:
     return sum(used(folder).hours for folder in folders)
 
 
-@pytest.mark.slow
 def test_a_limit_stops_a_stage_at_a_step_and_a_raised_one_ends_with_the_same_bytes(open_workspace):
     stopped, whole = open_workspace(), open_workspace()
     assert stopped.run(words=("--until", "validate"))[0] == 0

@@ -18,7 +18,7 @@ from rlhf_core.config import PPO, Sampling, load_recipe
 from rlhf_core.config.gates import PPOGate
 from rlhf_core.config.stage_configs import PPOStageConfig
 from rlhf_core.data.tokenizer import load_tokenizer
-from rlhf_core.errors import BadInput, ConfigError, Diverged
+from rlhf_core.errors import BadInput, ConfigError, Diverged, LimitReached
 from rlhf_core.modeling.models import inference, load_policy, load_scalar
 from rlhf_core.ppo import evaluation, stage
 from rlhf_core.ppo.prompts import Prompt
@@ -27,7 +27,7 @@ from rlhf_core.ppo.rollout import Generated
 from rlhf_core.ppo.rollouts import THREAD
 from rlhf_core.ppo.scoring import Models
 from rlhf_core.ppo.trainer import Trainer
-from rlhf_core.rundir import RunDir, StageSpec, read_metrics
+from rlhf_core.rundir import STOP, RunDir, StageSpec, read_metrics
 
 
 @pytest.mark.parametrize(
@@ -221,9 +221,12 @@ AHEAD = ADAPTIVE.model_copy(
 
 class Killed(RunDir):
     limit: int | None = None
+    asked_in: int | None = None  # the step in which the stage is asked to stop
 
     def log(self, step: int, steps: int, metrics: dict[str, float]) -> None:
         super().log(step, steps, metrics)
+        if step == self.asked_in:
+            (self.path / STOP).touch()
         if step == self.limit:
             raise KeyboardInterrupt
 
@@ -281,10 +284,13 @@ def looped(build, tmp_path, monkeypatch):
     """
 
     def run(
-        name: str, config: PPO = ADAPTIVE, killed_after: int | None = None
+        name: str,
+        config: PPO = ADAPTIVE,
+        killed_after: int | None = None,
+        asked_in: int | None = None,
     ) -> dict[str, Tensor]:
         directory = Killed(tmp_path / name)
-        directory.limit = killed_after
+        directory.limit, directory.asked_in = killed_after, asked_in
         monkeypatch.setattr(stage, "build", build)
         stage.run(spec_of(config), directory)
         return load_policy(tmp_path / name / "model").state_dict()
@@ -317,6 +323,20 @@ def test_a_resumed_loop_is_the_uninterrupted_one_bit_for_bit(looped, tmp_path):
         first["ppo/beta"] != last["ppo/beta"]
         and first["ppo/score_running_mean"] != last["ppo/score_running_mean"]
     )
+
+
+def test_a_loop_that_is_asked_to_stop_ends_with_its_rollouts_and_goes_on_bit_for_bit(
+    looped, tmp_path
+):
+    config = ADAPTIVE.model_copy(update={"checkpoint_every": 6})
+    assert config.rollout_block == 2  # replies of two steps are generated together
+    whole = looped("whole", config)
+    with pytest.raises(LimitReached, match="stopped after step 4, with a checkpoint"):
+        looped("stopped", config, asked_in=3)
+    (tmp_path / "stopped" / STOP).unlink()
+    resumed = looped("stopped", config)
+    assert all(resumed[name].equal(tensor) for name, tensor in whole.items())
+    assert len(read_metrics(tmp_path / "stopped" / "metrics.jsonl")) == 6
 
 
 @pytest.mark.parametrize(
