@@ -1,6 +1,7 @@
 """Peak main memory of ranks that load a model and build an engine, all ranks together.
 
     .venv/bin/python infra/bench/loading.py [--ranks 2] [--zero 3] [--layers 30] [--step] [--frozen]
+                                            [--only mapped]
 
 A random Llama like SmolLM2-135M (or with other --layers, --hidden) is saved in bfloat16. Both ways
 to load run in turn, each in new processes: `whole` reads a float32 model on every rank, `mapped`
@@ -19,6 +20,7 @@ import time
 from pathlib import Path
 
 POLL_SECONDS = 0.02
+WAYS = ("whole", "mapped")
 FROZEN = """
 import sys
 from pathlib import Path
@@ -179,11 +181,12 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--step", action="store_true", help="take one step of AdamW too")
     parser.add_argument("--frozen", action="store_true", help="a model that does not learn")
+    parser.add_argument("--only", choices=WAYS, help="one way, where memory is short")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         count = make(Path(folder), options.layers, options.hidden)
         print(f"{count / 1e6:.0f}M parameters, {2 * count / 2**20:.0f} MiB in bfloat16")
-        for how in ("whole", "mapped"):
+        for how in [options.only] if options.only else WAYS:
             libraries, peaks, seconds = measured(Path(folder), options, how)
             taken, built = (f"{peak / (2 * count):.2f}" for peak in peaks)
             print(
