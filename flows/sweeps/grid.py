@@ -18,7 +18,7 @@ from tasks.stages.contract import check_paths
 from tasks.sweeps.sweep import Sweep, SweepPoint
 
 OPENING, CLOSING = "[{", "]}"
-IDENTITY = ("name", "description", "registry")  # keys that change no result of a run
+IDENTITY = ("name", "description", "registry", "limits")  # keys that change no result of a run
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,8 @@ def _axes(request: SweepRequest) -> dict[str, list[str]]:
             )
         if key.partition(".")[0] in IDENTITY:
             raise ConfigError(
-                f"--over {key}: it says where runs are filed; expected a key that changes a result."
+                f"--over {key}: it says where runs are filed, or what they may take; expected a key"
+                " that changes a result."
             )
         if key in axes or key in fixed:
             raise ConfigError(f"{key} is given twice; expected it once, in --over or in --set.")
@@ -171,7 +172,10 @@ def _value(recipe: Recipe, key: str) -> Any:
 
 
 def _sweep(recipes: list[Recipe], points: list[SweepPoint], request: SweepRequest) -> Sweep:
-    bodies = sorted(digest_json(recipe.model_dump(mode="json")) for recipe in recipes)
+    # a sweep that a limit has ended is the same one when the limit is raised
+    bodies = sorted(
+        digest_json(recipe.model_dump(mode="json", exclude={"limits"})) for recipe in recipes
+    )
     identity = digest_json([bodies, request.until, code_digest()])[:12]
     return Sweep(
         id=identity,

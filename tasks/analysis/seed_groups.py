@@ -21,7 +21,8 @@ from tasks.analysis.pairing import estimate, item_table
 from tasks.analysis.run_evidence import RunEvidence
 from tasks.analysis.significance import Coverage, Finding, corrected, verdict_on
 
-IDENTITY = ("seed", "name", "description", "registry")  # keys that may differ within a group
+# keys that may differ within a group
+IDENTITY = ("seed", "name", "description", "registry", "limits")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from workspaces import client, started
 
-from flows.sweeps.grid import split_values
+from flows.sweeps.grid import SweepRequest, make_plan, split_values
 from rlhf_core.errors import ConfigError
 from tasks.analysis import mlflow_runs
 from tasks.records import events
@@ -337,6 +337,7 @@ def test_values_that_cannot_be_split_are_refused(text):
         (["--over", "ppo.beta=0.1,0.2", "--set", "ppo.beta=0.3"], ["ppo.beta is given twice"]),
         (["--over", "ppo.beta"], ["expected key=value"]),
         (["--over", "registry.name=a,b"], ["where runs are filed"]),
+        (["--over", "limits.hours=1,2"], ["what they may take"]),
         (
             ["--over", "data.comparisons=nosuch.jsonl,other.jsonl"],
             ["data.comparisons=nosuch.jsonl: ", "no file"],
@@ -354,6 +355,14 @@ def test_what_is_wrong_is_said_before_anything_runs(rlhf, recipe_file, home, wor
         code == 2 and out == "" and "Traceback" not in err and all(word in err for word in says)
     ), err
     assert not (home / "outbox").exists() and not (home / "sweeps").exists()
+
+
+def test_a_sweep_with_a_raised_limit_is_the_same_sweep(recipe_file):
+    def planned(*settings: str) -> str:
+        request = SweepRequest(["seed=1,2"], [*settings], "sft", [], 4)
+        return make_plan(str(recipe_file), request).sweep.id
+
+    assert planned("limits.hours=1") == planned("limits.hours=2") != planned("ppo.beta=0.3")
 
 
 def test_promote_is_no_stage_of_a_sweep(rlhf, recipe_file):

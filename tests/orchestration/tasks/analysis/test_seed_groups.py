@@ -98,6 +98,13 @@ def test_one_seed_beside_several_has_no_interval(synthetic):
     assert found.verdict == "no interval" and "one seed of high-1" in found.note
 
 
+def test_a_run_that_may_take_more_is_of_the_same_group(synthetic):
+    stories = [story("a", 1), story("b", 2)]
+    stories[1].settings = {"limits": {"hours": 40.0}}
+    comparison = compare([from_record(synthetic.write(one)) for one in stories])
+    assert [group.seeds for group in comparison.seed_groups] == [[1, 2]]
+
+
 def test_runs_of_other_settings_data_or_code_are_no_group(synthetic):
     stories = [story("a", 1), story("b", 2)]
     stories[1].settings = {"ppo": {"policy_lr": 1e-4}}
