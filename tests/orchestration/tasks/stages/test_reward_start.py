@@ -104,3 +104,9 @@ def test_another_tokenizer_is_refused(registrar, model):
     (model / "chat_template.jinja").write_text(changed_template, encoding="utf-8")
     with pytest.raises(BadInput, match=r"reward\.before is .* another tokenizer or chat template"):
         require_same_base(recipe(before=str(model)), registrar.models / "policy-1", {})
+
+
+def test_the_plan_of_a_launch_refuses_too_without_a_champion(rlhf, recipe_file, home):
+    code, out, err = rlhf("run", recipe_file, "--set", "reward.start=champion", "--print-launch")
+    assert code == 2 and not out and "tiny-policy has no champion" in " ".join(err.split())
+    assert not (home / "runs").exists()
