@@ -74,7 +74,7 @@ def running_parts(live: LiveRow, now: float) -> list[str]:
     if (left := live.seconds_left(now)) is not None:
         parts.append(f"{duration(left)} left")
     if live.forecast and live.forecast.money is not None:
-        parts.append(f"about {live.forecast.price} in all")
+        parts.append(f"{live.forecast.price} in all")
     return [*parts, f"{duration(now - live.began)} so far"]
 
 

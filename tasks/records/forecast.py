@@ -19,7 +19,10 @@ class Forecast(Frozen):
     @property
     def price(self) -> str:
         """The money with its currency, '' without prices."""
-        return "" if self.money is None else f"{self.money:,.2f} {self.currency}".rstrip()
+        if self.money is None:
+            return ""
+        amount = "under 0.01" if 0 < self.money < 0.01 else f"{self.money:,.2f}"
+        return f"{amount} {self.currency}".rstrip()
 
     @property
     def sentence(self) -> str:

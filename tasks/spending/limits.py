@@ -11,20 +11,13 @@ from rlhf_core.errors import LimitReached
 from rlhf_core.gates.decide import LIMITS, Decision, refused
 from tasks.records.run_record import Record
 from tasks.run_context import RunContext
-from tasks.spending.spent import Spent, price_here, prices_of, spent_by
-
-UNITS = {
-    "hours": "hours",
-    "cpu_hours": "hours of a core",
-    "gpu_hours": "hours of a GPU",
-    "money": "money",
-}
+from tasks.spending.spent import Spent, prices_of, spent_by
 
 
 def decide_limits(limits: Limits, spent: Spent, record: Record, stage: str) -> list[Decision]:
     """Return a decision per limit that is set: it passes while less is taken."""
     return [
-        _decision(key, limit, spent.amount(key), stage).model_copy(update={"commit": record.commit})
+        _decision(key, limit, spent, stage).model_copy(update={"commit": record.commit})
         for key, limit in limits.given.items()
     ]
 
@@ -37,8 +30,8 @@ def decisions_at_end(context: RunContext, stage: str) -> list[Decision]:
     recipe, record = context.recipe, context.record
     if not recipe.limits.given:
         return []
-    price = price_here(prices_of(recipe, context.workspace), record.hardware)
-    found = decide_limits(recipe.limits, spent_by(record, price), record, stage)
+    spent = spent_by(record, prices_of(recipe, context.workspace))
+    found = decide_limits(recipe.limits, spent, record, stage)
     return [one if one.passed else one.model_copy(update={"severity": "warning"}) for one in found]
 
 
@@ -64,7 +57,8 @@ def _key(decision: Decision) -> str:
     return decision.gate.removeprefix(LIMITS)
 
 
-def _decision(key: str, limit: float, taken: float, stage: str) -> Decision:
+def _decision(key: str, limit: float, spent: Spent, stage: str) -> Decision:
+    taken = spent.amount(key)
     return Decision(
         stage=stage,
         gate=f"{LIMITS}{key}",
@@ -75,6 +69,6 @@ def _decision(key: str, limit: float, taken: float, stage: str) -> Decision:
         bound="less than",
         threshold=limit,
         passed=taken < limit,
-        reason=f"the run has taken {taken:.4g} {UNITS[key]}, required less than {limit:g}",
+        reason=f"the run has taken {taken:.4g} {spent.unit(key)}, required less than {limit:g}",
         decided_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlhf_core.config import Recipe
 from rlhf_core.errors import ConfigError
@@ -11,6 +11,8 @@ from tasks.execution.usage import Usage, used
 from tasks.records.run_record import Record
 from tasks.records.workspace import Workspace
 
+UNITS = {"hours": "hours", "cpu_hours": "hours of a core", "gpu_hours": "hours of a GPU"}
+
 
 @dataclass(frozen=True)
 class Spent:
@@ -18,6 +20,7 @@ class Spent:
 
     stages: Mapping[str, Usage]
     price: tuple[float, float] | None = None
+    currency: str = ""
 
     @property
     def total(self) -> Usage:
@@ -26,11 +29,15 @@ class Spent:
 
     def with_stage(self, stage: str, usage: Usage) -> "Spent":
         """Return the same with another usage of a stage."""
-        return Spent({**self.stages, stage: usage}, self.price)
+        return replace(self, stages={**self.stages, stage: usage})
 
     def amount(self, key: str) -> float:
         """Return how much was taken of what a key of the limits bounds."""
         return _amount(self.total, key, self.price)
+
+    def unit(self, key: str) -> str:
+        """Return the unit of what a key of the limits bounds, in words."""
+        return UNITS.get(key) or self.currency or "of money"
 
     def parts(self, key: str) -> str:
         """Return the stages that took something of it, as in 'sft 0.51, ppo 2.2'."""
@@ -68,9 +75,11 @@ def price_here(prices: Prices | None, hardware: Mapping[str, str]) -> tuple[floa
     return prices.cpu_hour, prices.of_gpu(hardware.get("gpus", "").partition(",")[0])
 
 
-def spent_by(record: Record, price: tuple[float, float] | None) -> Spent:
+def spent_by(record: Record, prices: Prices | None) -> Spent:
     """Return what the results of a run have taken, whichever run has made them."""
-    return Spent({stage.stage: used(stage.run_dir) for stage in record.stages}, price)
+    stages = {stage.stage: used(stage.run_dir) for stage in record.stages}
+    currency = prices.currency if prices else ""
+    return Spent(stages, price_here(prices, record.hardware), currency)
 
 
 def _amount(usage: Usage, key: str, price: tuple[float, float] | None) -> float:

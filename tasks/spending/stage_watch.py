@@ -12,7 +12,7 @@ from tasks.records import events
 from tasks.run_context import RunContext
 from tasks.spending.forecasts import Forecaster
 from tasks.spending.limits import decide_limits, limit_reached
-from tasks.spending.spent import price_here, prices_of, spent_by
+from tasks.spending.spent import prices_of, spent_by
 
 
 class StageWatch:
@@ -25,10 +25,7 @@ class StageWatch:
         self._recipe, self._tracker = context.recipe, context.tracker
         self._stage, self._run_dir = stage, run_dir
         prices = prices_of(context.recipe, context.workspace)
-        self._currency = prices.currency if prices else ""
-        self._spent = spent_by(
-            self._tracker.record, price_here(prices, self._tracker.record.hardware)
-        )
+        self._spent = spent_by(self._tracker.record, prices)
         self._own, self._elsewhere = UsageReader(run_dir), used_elsewhere(run_dir)
         block = context.recipe.ppo.rollout_block if stage == PPO.name else 1
         self._forecaster, self._forecast_step = Forecaster(run_dir, block=block), 0
@@ -72,8 +69,9 @@ class StageWatch:
             raise LimitReached("was ended: it keeps no checkpoints, and begins anew")
 
     def _forecast(self) -> None:
-        usage = self._spent.stages[self._stage]
-        found = self._forecaster.forecast(usage, self._spent.price, self._currency)
+        spent = self._spent
+        usage = spent.stages[self._stage]
+        found = self._forecaster.forecast(usage, spent.price, spent.currency)
         if found is None or found.step == self._forecast_step:
             return
         if not self._forecast_step:

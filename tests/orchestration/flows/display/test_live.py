@@ -165,7 +165,7 @@ def test_a_forecast_is_counted_down_and_has_its_price(clock):
         display(ForecastMade("ppo", found))
         clock.now += 30.0
         display(StageProgress("ppo", 10, 50, {}))
-    assert "ppo: step 10/50, 2m 00s left, about 1.50 EUR in all, 30 s so far" in said(display)
+    assert "ppo: step 10/50, 2m 00s left, 1.50 EUR in all, 30 s so far" in said(display)
 
 
 def test_before_a_pace_is_known_the_stages_own_estimate_counts(clock):

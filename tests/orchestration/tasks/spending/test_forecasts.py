@@ -6,6 +6,7 @@ import time
 import pytest
 
 from tasks.execution.usage import Usage
+from tasks.records.forecast import Forecast
 from tasks.spending.forecasts import Forecaster
 
 
@@ -49,3 +50,12 @@ def test_replies_that_are_generated_for_several_steps_count_for_all_of_them(tmp_
         log(tmp_path, 2 * block + 2, now - 30.0 + 10 * block)
     forecast = found.forecast(Usage(1.0))
     assert forecast.left == pytest.approx(12 * 5.0, abs=0.5) and forecast.money is None
+
+
+@pytest.mark.parametrize(
+    ("money", "currency", "words"),
+    [(None, "", ""), (0.0, "EUR", "0.00 EUR"), (0.004, "", "under 0.01"), (1234.5, "", "1,234.50")],
+)
+def test_a_price_in_words(money, currency, words):
+    found = Forecast(step=4, steps=9, made=0, seconds=9.0, left=5.0, money=money, currency=currency)
+    assert found.price == words

@@ -12,7 +12,7 @@ from tasks.records.workspace import Workspace
 from tasks.spending.limits import decide_limits, limit_reached
 from tasks.spending.spent import Spent
 
-SPENT = Spent({"sft": Usage(1800.0, 1.0), "ppo": Usage(5400.0, 3.0, 2.0)}, (0.5, 4.0))
+SPENT = Spent({"sft": Usage(1800.0, 1.0), "ppo": Usage(5400.0, 3.0, 2.0)}, (0.5, 4.0), "EUR")
 
 
 @pytest.fixture
@@ -51,6 +51,8 @@ def test_the_error_says_how_much_what_took_it_and_what_to_do(record):
         " limits.hours, and run again: it goes on from there."
     )
     assert limit_reached([], SPENT, "tiny", ended) is ended
+    (money,) = decide_limits(Limits(money=9), SPENT, record, "ppo")
+    assert money.reason == "the run has taken 10 EUR, required less than 9"
 
 
 @pytest.mark.slow
