@@ -17,6 +17,7 @@ from flows.platform.pages import NO_ACCOUNT, answers, refuses_account
 from flows.settings import quiet_libraries
 from rlhf_core.config import load_recipe, read_recipe
 from rlhf_core.errors import BadInput, RLHFError
+from tasks.mirror.remote import Remote
 from tasks.records import events
 from tasks.records.run_record import RECIPE_FILES, Record, find_records
 from tasks.records.workspace import Workspace
@@ -40,6 +41,7 @@ def run_recipe(
     workspace = Workspace.here()
     workspace.require_writable()
     require_address(workspace.tracking_uri)
+    Remote.here()  # raises BadInput for an address that cannot be one
     _tell_unusable_proxies()
     quiet_libraries()
     display = LiveDisplay(Console(stderr=True))

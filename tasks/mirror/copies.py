@@ -102,14 +102,20 @@ class RunCopies:
             return None
 
     def write(self, name: CopyName, source: Path, paths: Iterable[Path], digest: str) -> None:
-        """Copy files, given relative to `source`, and write the manifest when all are there."""
+        """Copy files, given relative to `source`, and write the manifest when all are there.
+
+        Raises OSError for a file that changes meanwhile.
+        """
         files, place = self.remote.files, f"{self._folder}/{name}"
         found = []
         for path in sorted(paths):
             file, relative = source / path, path.as_posix()
-            sha256 = digest_file(file)
-            found.append(CopiedFile(path=relative, size=file.stat().st_size, sha256=sha256))
+            before, sha256 = file.stat(), digest_file(file)
+            found.append(CopiedFile(path=relative, size=before.st_size, sha256=sha256))
             files.put_file(str(file), f"{place}/files/{relative}")
+            after = file.stat()
+            if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+                raise OSError(f"{file} changed while it was copied")
         manifest = Manifest(digest=digest, files=tuple(found))
         files.pipe_file(f"{place}/{MANIFEST}", manifest.model_dump_json(indent=1).encode())
 

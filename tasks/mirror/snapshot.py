@@ -17,7 +17,8 @@ SNAPSHOT = ".mirror"  # in a run directory, while a copy of it is being written
 TRIES = 5
 # of a stage that has not finished: files of this machine's try, which the next one writes anew
 LOCAL = ("spec.json", "failure.json", "stage.log", "system.jsonl")
-_NEVER = (TOKENS, STOP, "launch.env")
+# the picture is drawn from the metrics, when MLflow gets it
+_NEVER = (TOKENS, STOP, "launch.env", "curves.png")
 _GROWS = ".jsonl"  # a file to which lines are appended: any beginning of it is a state of it
 
 
@@ -59,6 +60,11 @@ def _files(run_dir: Path) -> Iterator[Path]:
                 yield path
 
 
+def drop_left_over(run_dir: Path) -> None:
+    """Remove the snapshot that a killed upload left."""
+    shutil.rmtree(run_dir / SNAPSHOT, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def taken(run_dir: Path, reached: Progress) -> Iterator[tuple[Path, list[Path]]]:
     """Yield a folder with one state of a stage that goes on meanwhile, and its files.
@@ -70,12 +76,12 @@ def taken(run_dir: Path, reached: Progress) -> Iterator[tuple[Path, list[Path]]]
     try:
         yield snapshot, _steady(run_dir, reached, snapshot)
     finally:
-        shutil.rmtree(snapshot, ignore_errors=True)
+        drop_left_over(run_dir)
 
 
 def _steady(run_dir: Path, reached: Progress, snapshot: Path) -> list[Path]:
     for _ in range(TRIES):
-        shutil.rmtree(snapshot, ignore_errors=True)
+        drop_left_over(run_dir)
         with contextlib.suppress(FileNotFoundError):
             paths = files_of_checkpoint(run_dir, reached)
             before = _states(run_dir, paths)

@@ -56,6 +56,7 @@ class Upload:
         address = copies.remote.address
         if marks.is_mirrored(self.run_dir, address):
             return
+        snapshot.drop_left_over(self.run_dir)
         name = CopyName.new(is_finished=True)
         there = self._there(copies, name)
         if there is None:

@@ -88,6 +88,21 @@ def test_a_writer_that_is_not_killed_makes_as_many_steps_as_the_test_above_kills
     assert counted.files._left == 1 and copies.manifest(name)
 
 
+def test_a_file_that_changes_while_it_is_copied_makes_no_copy(copies, run_dir, monkeypatch):
+    metrics, put = run_dir / "metrics.jsonl", copies.remote.files.put_file
+
+    def put_and_append(source: str, target: str) -> None:
+        put(source, target)
+        with metrics.open("a") as file:
+            file.write('{"step": 2}\n')
+
+    monkeypatch.setattr(copies.remote.files, "put_file", put_and_append)
+    with pytest.raises(OSError, match=r"metrics\.jsonl changed while it was copied"):
+        write(copies, run_dir)
+    (name,) = copies.names()
+    assert copies.manifest(name) is None
+
+
 def file_of(copies: RunCopies, name: CopyName, path: str) -> Path:
     return Path(copies.remote.root) / "runs" / NAME / str(name) / "files" / path
 

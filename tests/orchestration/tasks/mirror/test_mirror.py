@@ -3,15 +3,22 @@
 import json
 import logging
 import shutil
+import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
 from mirrored_runs import NAME, SPEC, content, finished_run
+from stages import section_spec, splits_of
 
+from rlhf_core.config import SFT
+from rlhf_core.rundir import read_metrics, read_result
+from tasks.cleanup.retention import in_use
 from tasks.execution.stage_process import run_stage
-from tasks.mirror import mirror
+from tasks.mirror import marks, mirror
+from tasks.mirror.copies import RunCopies
 from tasks.mirror.remote import Remote
 from tasks.records.workspace import Workspace
 
@@ -121,9 +128,9 @@ def test_sync_says_what_the_remote_did_not_take(bucket, rlhf, home):
     assert code == 1 and f"{NAME} must wait" in err
 
 
-def test_the_remote_is_checked_before_a_run(bucket, rlhf, recipe_file, monkeypatch):
+def test_the_remote_is_checked_before_a_run(bucket, rlhf, monkeypatch):
     monkeypatch.setenv("RLHF_REMOTE", "ftp://host/folder")
-    code, _, err = rlhf("run", str(recipe_file))
+    code, _, err = rlhf("run", "quickstart")
     assert code == 2 and "RLHF_REMOTE begins with ftp://" in err
 
 
@@ -158,3 +165,62 @@ def test_a_run_repeats_nothing_on_a_machine_that_has_nothing(
 
 def test_the_remote_of_the_environment_is_read_each_time(bucket):
     assert Remote.here() and mirror.uploader_here() is mirror.uploader_here()
+
+
+@pytest.mark.slow  # two trainings
+def test_a_training_whose_machine_dies_ends_elsewhere_with_the_same_bytes(
+    s3, monkeypatch, tmp_path, tiny_model, tiny_splits
+):
+    """SIGKILL half way, the workspace deleted, and another one that has the bucket alone."""
+    section = SFT(lr=3e-3, epochs=20, batch_size=8, checkpoint_every=20)
+    inputs = splits_of(tiny_splits, "demonstrations_train", "demonstrations_heldout")
+    spec = section_spec("sft", section, {"model": tiny_model} | inputs, train=True)
+    monkeypatch.delenv("RLHF_REMOTE", raising=False)
+    plain = run_stage(spec, tmp_path / "plain" / "run").result.outputs["model"].digest
+
+    s3.use(monkeypatch)
+    monkeypatch.setenv("RLHF_REMOTE", "s3://team/dies")
+    homes = [workspace(tmp_path, name) for name in ("lost", "new")]
+    copies = RunCopies(Remote.here(), homes[0].run_dir(spec).name)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, spec.model_dump_json(), homes[0].home]
+    )
+    wait_until(lambda: any(map(copies.manifest, copies.names())), process)
+    process.kill()
+    process.wait()
+    wait_until(lambda: not in_use(homes[0].run_dir(spec)))
+    assert not (homes[0].run_dir(spec) / "result.json").exists()
+    shutil.rmtree(homes[0].home)
+
+    began = time.time()
+    command = [sys.executable, "-c", PROGRAM, spec.model_dump_json(), homes[1].home]
+    subprocess.run(command, check=True)
+    run_dir = homes[1].run_dir(spec)
+    lines = read_metrics(run_dir / "metrics.jsonl")
+    assert lines[19]["time"] < began < lines[-1]["time"]  # the first checkpoint's steps were kept
+    assert read_result(run_dir).outputs["model"].digest == plain
+    (name,) = copies.names()
+    assert (
+        name.is_finished and copies.manifest(name) and marks.is_mirrored(run_dir, "s3://team/dies")
+    )
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from rlhf_core.rundir import StageSpec
+from tasks.execution.stage_process import run_stage
+from tasks.mirror import marks, mirror
+from tasks.mirror.copies import RunCopies
+from tasks.records.workspace import Workspace
+spec, workspace = StageSpec.model_validate_json(sys.argv[1]), Workspace(Path(sys.argv[2]))
+run_stage(spec, workspace.run_dir(spec))
+mirror.end(workspace, [workspace.run_dir(spec)])
+"""
+
+
+def wait_until(condition, process: subprocess.Popen | None = None) -> None:
+    end = time.monotonic() + 300  # on a busy machine
+    while not condition():
+        assert time.monotonic() < end and (process is None or process.poll() is None)
+        time.sleep(0.05)

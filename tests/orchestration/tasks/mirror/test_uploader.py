@@ -130,6 +130,13 @@ def test_the_end_of_a_run_says_what_is_not_there_and_a_later_end_copies_it(
     assert uploads.drain([run_dir]) == [] and kinds(remote) == [(True, 0)]
 
 
+def test_the_snapshot_of_a_killed_upload_goes_with_the_next_copy(remote, tmp_path):
+    run_dir = finished_run(tmp_path / "runs")
+    (run_dir / ".mirror").mkdir()
+    Upload(run_dir, SPEC.digest).run(remote)
+    assert not (run_dir / ".mirror").exists() and kinds(remote) == [(True, 0)]
+
+
 def test_a_run_directory_that_was_removed_is_forgotten(uploads, tmp_path):
     gone = tmp_path / "runs" / Path(NAME)
     uploads.want(Upload(gone, SPEC.digest))
