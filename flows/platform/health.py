@@ -22,8 +22,10 @@ def service_state(platform: Platform, service: Service) -> str:
     if trouble and trouble.given_up:
         line = last_line(service.log)
         return (
-            f"has died {trouble.deaths} times{why}, given up after {MOST_RESTARTS} restarts within"
-            f" {WINDOW_SECONDS / 60:g} minutes{f': {line:.200}' if line else ''}; rlhf up starts it"
+            f"has died {trouble.deaths} times, given up at {trouble.last.astimezone():%Y-%m-%d}"
+            f" {_clock(trouble.last)} after {MOST_RESTARTS} restarts within"
+            f" {WINDOW_SECONDS / 60:g} minutes{why}{f': {line:.200}' if line else ''}; rlhf up"
+            " starts it"
         )
     if service.name == KEEPER or not platform.runs(KEEPER):
         return f"has died{why}: rlhf up starts it"

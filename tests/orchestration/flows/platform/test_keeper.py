@@ -122,8 +122,9 @@ def test_a_service_that_dies_again_and_again_is_given_up_with_the_reason_and_its
     assert it.platform.troubles["worker"].deaths == restarts.MOST_RESTARTS + 1
     pid = it.pid
     assert it.keeper.step() and it.pid == pid
-    text = "has died 9 times (exit code 7), given up after 8 restarts within 30 minutes"
-    assert text in it.line and ": port is taken; rlhf up starts it" in it.line
+    at = it.platform.troubles["worker"].last.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+    assert f"has died 9 times, given up at {at} after 8 restarts within 30 minutes" in it.line
+    assert "30 minutes (exit code 7): port is taken; rlhf up starts it" in it.line
     assert it.line.endswith("worker.log")
 
 
