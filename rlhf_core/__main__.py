@@ -63,11 +63,23 @@ def run_stage(spec: StageSpec, run: RunDir) -> StageResult | None:
             item.verified()
     if ranks() == 1:  # whoever starts several removes it: another rank may have written its own
         (run.path / "failure.json").unlink(missing_ok=True)
+    _leave_out_sklearn()
     stage = stage_named(spec.stage)
     typed = _with_config(spec, resolve_name(stage.config))
     with template_date(typed.config.template_date):
         output: Output = resolve_name(stage.entry)(typed, run)
     return _write_result(spec, run, output, time.monotonic() - started) if is_rank_zero() else None
+
+
+def _leave_out_sklearn() -> None:
+    """Have transformers do without scikit-learn, a seventh of what a stage takes to import.
+
+    transformers needs it for one option of assisted generation, which no stage uses. Whoever
+    imports it elsewhere, as benchmarks do, gets it.
+    """
+    import transformers.utils
+
+    setattr(transformers.utils, "is_sklearn_available", lambda: False)  # noqa: B010
 
 
 def _with_config(spec: StageSpec[Any], config: type[StageConfig]) -> StageSpec[StageConfig]:

@@ -1,6 +1,9 @@
 """The Prefect task that runs one stage: make its spec, run its process or find it finished."""
 
 import contextlib
+import functools
+import importlib
+from collections.abc import Callable
 
 from prefect import Task, task
 from prefect.artifacts import create_link_artifact
@@ -10,7 +13,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from rlhf_core.errors import BadInput, LimitReached, StageFailed
 from rlhf_core.gates.decide import Decision, refused
 from rlhf_core.rundir import StageSpec
-from rlhf_core.stage_catalogue import EVALUATE, LEARNING, VALIDATE, Stage
+from rlhf_core.stage_catalogue import EVALUATE, LEARNING, PROMOTE, VALIDATE, Stage
 from tasks.execution import stage_process
 from tasks.execution.concurrency import devices_reserved
 from tasks.execution.stage_process import StageRun
@@ -90,9 +93,12 @@ def _run_process(context: RunContext, spec: StageSpec, check: HeldoutCheck | Non
             watch.require_within()
         if not recorded and spec.stage in LEARNING:
             require_judges(context.recipe, context.is_wanted)
-        with contextlib.nullcontext() if recorded else devices_reserved():
+        with contextlib.nullcontext() if recorded else devices_reserved(tracker.flush):
             return stage_process.run_stage(
-                spec, run_dir, watch=watch, distributed=context.recipe.distributed
+                spec,
+                run_dir,
+                watch=_importing_ahead(context, spec.stage, watch),
+                distributed=context.recipe.distributed,
             )
     except LimitReached as ended:
         error = watch.explained(ended)
@@ -106,6 +112,27 @@ def _run_process(context: RunContext, spec: StageSpec, check: HeldoutCheck | Non
     except BaseException as error:
         tracker.stage_ended(spec.stage, status="KILLED", error=brief(error))
         raise
+
+
+def _importing_ahead(
+    context: RunContext, stage: str, watch: Callable[[], None]
+) -> Callable[[], None]:
+    """Return the watch that also imports, while the evaluation starts, what the promotion runs."""
+    if stage != EVALUATE.name or not context.is_wanted(PROMOTE):
+        return watch
+
+    def both() -> None:
+        watch()
+        _import_smoke_test()
+
+    return both
+
+
+@functools.cache
+def _import_smoke_test() -> None:
+    """Import torch and what else the smoke test of a promotion needs, which takes seconds."""
+    with contextlib.suppress(Exception):  # the promotion imports it again, and says what fails
+        importlib.import_module("rlhf_core.modeling.smoke")
 
 
 def with_champion(context: RunContext, policy: StageOutput) -> StageOutput:

@@ -10,7 +10,7 @@ import glob
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 from prefect import get_client, runtime
@@ -124,15 +124,17 @@ def model_reserved(registry_name: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def devices_reserved() -> Iterator[None]:
+def devices_reserved(before_waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Hold this process's devices where a Prefect server keeps the limits.
 
-    A sweep's runs share them on purpose (--jobs).
+    A sweep's runs share them on purpose (--jobs). before_waiting: called where the devices may be
+    another run's for hours.
     """
     names = [] if not PREFECT_API_URL.value() or MEMBERSHIP.get() else device_limits()
     if not names:
         yield
         return
+    before_waiting()
     # A run by hand needs nothing but a server. Limits that somebody has named exist already, or
     # are a mistake.
     if not runtime.deployment.id and not os.environ.get("RLHF_DEVICE_LIMITS"):

@@ -1,5 +1,6 @@
 """The address of an MLflow store: refused where no store can have it."""
 
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -94,7 +95,8 @@ def _folder_problem(uri: str) -> str | None:
     return None
 
 
-def _others() -> set[str]:
+@cache
+def _others() -> frozenset[str]:
     """Return the stores of Databricks, and those that installed packages add to MLflow."""
     added = {point.name for point in entry_points(group="mlflow.tracking_store")}
-    return {"databricks", "databricks-uc", "uc"} | added
+    return frozenset({"databricks", "databricks-uc", "uc"} | added)

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from rlhf_core.errors import BadInput
 from tasks.records.run_record import Membership, Record, Registration, now
 from tasks.records.workspace import UI_URL, Workspace
-from tasks.tracking.address import require_address, without_credentials
+from tasks.tracking.address import database_file, require_address, without_credentials
 from tasks.tracking.sqlite_store import ensure_tables
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
@@ -43,9 +43,13 @@ def connect(uri: str) -> MlflowClient:
 def require_store(uri: str) -> None:
     """Raise BadInput for a store that nothing can ever be forwarded to.
 
-    One that does not answer now is something else: the run goes on, and is forwarded later.
+    One that does not answer now is something else: the run goes on, and is forwarded later. A
+    SQLite store that does not exist yet is made by the first call of `connect`.
     """
     require_address(uri)
+    file = database_file(uri)
+    if file is not None and not file.exists():
+        return
     try:
         ensure_tables(uri)
     except BadInput:

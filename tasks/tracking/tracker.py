@@ -61,14 +61,17 @@ class Tracker:
     ) -> None:
         """Record how a stage ended: FINISHED, FAILED (by itself or by its gate) or KILLED.
 
-        limits: the decisions on what the run had taken by then. Raises KeyError for a stage that
-        has not begun.
+        The rest of a finished stage goes to MLflow while the next one starts. limits: the decisions
+        on what the run had taken by then. Raises KeyError for a stage that has not begun.
         """
         entry = self._entry(stage)
         entry.status, entry.ended = status, now()
         entry.decisions, entry.limits, entry.error = list(decisions), list(limits), error
         self._changed()
-        self.flush()
+        if status == "FINISHED" and entry.run_id:  # without a run it has no page yet
+            self._next_tick = 0.0
+        else:
+            self.flush()
 
     def keep_heldout_check(self, stage: str, check: HeldoutCheck) -> None:
         """Record what the search for leaked held-out prompts found before a stage.

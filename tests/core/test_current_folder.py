@@ -1,4 +1,4 @@
-"""A stage process imports libraries before files of the folder in which it was started."""
+"""What a stage process imports: libraries before files of the folder in which it was started."""
 
 import json
 import os
@@ -61,6 +61,13 @@ def test_files_with_the_names_of_libraries_do_not_replace_them(tmp_path, validat
     done = validate(folder)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "result.json").exists()
+
+
+@pytest.mark.slow
+def test_a_stage_process_does_not_import_scikit_learn(tmp_path, validate):
+    done = validate(tmp_path, PYTHONPROFILEIMPORTTIME="1")
+    assert done.returncode == 0, done.stderr
+    assert "transformers.generation" in done.stderr and "sklearn" not in done.stderr
 
 
 def test_a_package_that_does_not_import_is_refused_and_not_tried_again(tmp_path, validate):

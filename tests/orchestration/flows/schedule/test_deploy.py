@@ -174,6 +174,24 @@ def test_where_a_cluster_gives_out_devices_no_limit_is_asked_for(monkeypatch):
         pass  # no server was asked
 
 
+@pytest.mark.parametrize(("given", "expected"), [("gpu", ["forwarded", "waits"]), ("none", [])])
+def test_what_a_stage_left_is_forwarded_before_the_next_one_waits_for_devices(
+    monkeypatch, given, expected
+):
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    happened: list[str] = []
+    monkeypatch.setenv("RLHF_DEVICE_LIMITS", given)
+    monkeypatch.setattr(
+        concurrency, "reserved", lambda names: contextlib.nullcontext(happened.append("waits"))
+    )
+    with (
+        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}),
+        concurrency.devices_reserved(lambda: happened.append("forwarded")),
+    ):
+        assert happened == expected
+
+
 def pool(kind: str, template: dict):
     from prefect.client.schemas.objects import WorkPool
 

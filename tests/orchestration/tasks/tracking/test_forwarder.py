@@ -105,6 +105,30 @@ def test_a_pipeline_is_in_mlflow_with_all_it_left(home, tmp_path, command):
     assert model.tags["digest"] == record.stages[0].result.outputs["model"].digest
 
 
+@pytest.mark.parametrize("status", ["FINISHED", "FAILED"])
+def test_the_rest_of_a_finished_stage_goes_to_mlflow_while_the_next_one_starts(home, status):
+    """What did not finish is in MLflow before the run stops."""
+    tracker = Tracker(Workspace.here(), Record.new(Workspace.here(), RECIPE))
+    run = RunDir(tracker.workspace.runs / "sft-x")
+    tracker.stage_started("sft", run.path, cached=False)
+    tracker.tick()
+    run.log(1, 1, {"sft/loss": 1.0})
+    tracker.stage_ended("sft", status=status)
+    assert tracker.record.stages[0].closed == (status == "FAILED")
+    tracker.stage_started("reward", RunDir(tracker.workspace.runs / "reward-x").path, cached=False)
+    tracker.tick()
+    assert tracker.record.stages[0].closed and not tracker.record.stages[1].closed
+    sent = tracker.client.get_run(tracker.record.stages[0].run_id)
+    assert (sent.info.status, sent.data.metrics["sft/loss"]) == (status, 1.0)
+
+
+def test_a_stage_that_was_finished_already_gets_its_page_at_once(home):
+    tracker = Tracker(Workspace.here(), Record.new(Workspace.here(), RECIPE))
+    tracker.stage_started("sft", RunDir(tracker.workspace.runs / "sft-x").path, cached=True)
+    tracker.stage_ended("sft", status="FINISHED")
+    assert tracker.link("sft") and tracker.record.stages[0].closed
+
+
 def test_forwarding_again_after_a_crash_in_between_doubles_nothing(home, tmp_path, command):
     tracker = track(Workspace.here(), tmp_path, command)
     record = tracker.record.model_copy(deep=True)

@@ -61,6 +61,12 @@ def test_a_process_killed_while_it_makes_the_store_leaves_one_that_opens(tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
 
 
+def test_a_run_does_not_wait_for_a_new_store_at_its_start(tmp_path):
+    file = tmp_path / "mlflow.db"
+    require_store(f"sqlite:///{file}")  # the first call of `connect` makes it, see below
+    assert not file.exists()
+
+
 def test_processes_that_open_a_new_store_at_once_all_succeed(tmp_path):
     processes = [opening(f"sqlite:///{tmp_path / 'mlflow.db'}") for _ in range(3)]
     outputs = [process.communicate(timeout=300)[0] for process in processes]
