@@ -66,6 +66,9 @@ def _share(share: ShareInterval | None) -> str:
     return "-" if share is None else f"{share[0]:.2f} ({share[1]:.2f}-{share[2]:.2f})"
 
 
+WIDE = 1.0  # an interval of alpha; all values are between -1 and 1
+
+
 def agreement_lines(report: CampaignReport) -> list[str]:
     """Return alpha with its interval, the outcomes, and the number of pairs in dispute."""
     alpha = report.alpha
@@ -75,6 +78,8 @@ def agreement_lines(report: CampaignReport) -> list[str]:
             f"alpha: {alpha.alpha:.3f} ({alpha.low:.3f} to {alpha.high:.3f}, Krippendorff, 95%)"
             f" over {alpha.n} pairs with two votes or more"
         )
+        if alpha.high - alpha.low > WIDE:
+            agreed += "; it says almost nothing yet: more pairs need a second vote (--overlap)"
     counted = ", ".join(f"{name.replace('_', ' ')} {n}" for name, n in report.outcomes.items())
     return [agreed, f"pairs by label: {counted or 'none'}", f"in dispute: {len(report.disputes)}"]
 

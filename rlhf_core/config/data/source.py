@@ -90,6 +90,11 @@ class Source(Config):
 
 
 def _as_source(value: object) -> object:
+    if isinstance(value, list | tuple):
+        raise ValueError(
+            "a list; expected one path. A pattern such as 'data/*.jsonl' reads several files as"
+            " one; data.new_comparisons takes the files of later labels"
+        )
     return {"path": value} if isinstance(value, str) else value
 
 

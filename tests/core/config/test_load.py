@@ -135,6 +135,10 @@ REFUSED = {
         [f"gates.{'a' * 65}={{stage='sft', metric='sft/loss', bound='at most', threshold=1}}"],
         "at most 64 characters",
     ),
+    "two files where one path is read": (
+        ['data.comparisons=["a.jsonl", "b.jsonl"]'],
+        r"data\.comparisons: a list; expected one path.* 'data/\*\.jsonl'.* data\.new_comparisons",
+    ),
     "a sampler of several devices in an evaluation of one": (
         ["evaluate.sampling.tensor_parallel=2", "distributed.ranks=2"],
         "tensor_parallel 2, but one rank evaluates; set frozen",
