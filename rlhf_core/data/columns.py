@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
+from rlhf_core.config.data.section import NEW_COMPARISONS
+from rlhf_core.data.splits import is_new
 from rlhf_core.data.transcripts import MESSAGE_KEYS
 from rlhf_core.errors import BadInput
 
@@ -145,9 +147,10 @@ def detect_format(name: str, kind: RowKind, columns: list[str]) -> tuple[str, ..
             " rows with label true are used."
         )
     expected = " or ".join("{" + ", ".join(format_) + "}" for format_ in FORMATS[kind])
+    key = NEW_COMPARISONS if is_new(name) else name
     raise BadInput(
         f"{name}: found the columns {columns}; expected {expected}. "
-        f'Say which column is which, e.g. data.{name} = {{path = "...", columns = {{prompt ='
+        f'Say which column is which, e.g. data.{key} = {{path = "...", columns = {{prompt ='
         ' "question"}}.'
     )
 

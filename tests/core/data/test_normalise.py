@@ -1,6 +1,7 @@
 """Formats people have become canonical records; what does not fit is named with rule and reason."""
 
 import pytest
+from recipes import tiny_recipe
 
 from rlhf_core.data.columns import detect_format, rename_columns
 from rlhf_core.data.normalise import as_json_value, normalise
@@ -212,6 +213,17 @@ def test_unknown_columns_are_refused_with_what_was_found_and_the_remedy():
         match=r"found the columns \['answer', 'question'\].*\{prompt, response\}.*columns = ",
     ):
         detect_format("demonstrations", "demonstrations", ["answer", "question"])
+
+
+def test_the_remedy_for_later_labels_names_a_key_that_recipes_have():
+    """Bug: it said data.new_comparisons_1."""
+    with pytest.raises(BadInput) as refused:
+        detect_format("new_comparisons_1", "comparisons", ["bad", "good", "question"])
+    assert "e.g. data.new_comparisons = {path" in str(refused.value)
+    mapped = {"path": "n.jsonl", "columns": {"prompt": "question"}}
+    data = {"demonstrations": "d", "comparisons": "c", "new_comparisons": mapped}
+    (source,) = tiny_recipe(data=data).data.new_comparisons
+    assert source.columns == {"prompt": "question"}
 
 
 def test_mapped_columns_take_the_canonical_name_and_hide_nothing():
