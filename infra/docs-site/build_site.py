@@ -14,7 +14,7 @@ from pathlib import Path
 
 from docs_environment import prepare, python
 from site_check import faults
-from site_source import ROOT, places, write_source
+from site_source import ROOT, notebook_text, places, write_source
 
 
 def build(root: Path = ROOT) -> Path:
@@ -25,9 +25,12 @@ def build(root: Path = ROOT) -> Path:
     source.mkdir(parents=True)
     where = places(root)
     for notebook in write_source(source, root):
-        place = source / "pages" / where[notebook.relative_to(root).as_posix()]
+        name = notebook.relative_to(root).as_posix()
+        place = source / "pages" / where[name]
         words = ("--to", "markdown", str(notebook), "--output-dir", str(place.parent))
         _call(python("-m", "nbconvert", "--log-level", "ERROR", *words))
+        text = notebook_text(place.read_text(encoding="utf-8"), name, where, root)
+        place.write_text(text, encoding="utf-8")
     _call(python("-m", "zensical", "build", "--strict", "-f", str(source / "mkdocs.yml")))
     (source / "site").rename(out)
     if found := faults(out):
@@ -38,7 +41,7 @@ def build(root: Path = ROOT) -> Path:
 def _call(command: list[str]) -> None:
     done = subprocess.run(command, env=os.environ | {"NO_COLOR": "1"})
     if done.returncode:
-        raise SystemExit(f"{' '.join(command[4:6])} failed; the lines above say why.")
+        raise SystemExit(f"{' '.join(command[5:7])} failed; the lines above say why.")
 
 
 if __name__ == "__main__":

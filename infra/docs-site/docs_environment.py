@@ -19,8 +19,9 @@ def home() -> Path:
 
 def python(*words: str) -> list[str]:
     """Return a command of this interpreter that sees the libraries."""
-    setting = f"PYTHONPATH={os.pathsep.join([str(home()), *_given()])}"
-    return ["env", setting, sys.executable, *words]
+    libraries = f"PYTHONPATH={os.pathsep.join([str(home()), *_given()])}"
+    templates = f"JUPYTER_PATH={home() / 'share' / 'jupyter'}"
+    return ["env", libraries, templates, sys.executable, *words]
 
 
 def prepare() -> None:

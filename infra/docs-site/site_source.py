@@ -35,6 +35,7 @@ PICTURES, NOTEBOOK = (".png",), ".ipynb"
 SECTION = re.compile(r"^## (.+)")
 ROW = re.compile(r"^\| \[([^\]]+)\]\(([^)#]+)\) \|")
 CODE = re.compile(r"(`[^`\n]+`)")
+STYLE = re.compile(r"<style scoped>.*?</style>\s*", re.DOTALL)
 ITEM = re.compile(r"(?:- |\d+\. )")
 LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 
@@ -69,8 +70,18 @@ def write_source(folder: Path, root: Path = ROOT) -> list[Path]:
 
 
 def page_text(name: str, where: dict[str, str], root: Path = ROOT) -> str:
-    r"""Return a page as the site has it: its links, and `a\|b` in tables, which means a|b."""
-    text = (root / name).read_text(encoding="utf-8")
+    """Return a page of the repository as the site has it."""
+    return site_text((root / name).read_text(encoding="utf-8"), name, where, root)
+
+
+def notebook_text(text: str, name: str, where: dict[str, str], root: Path = ROOT) -> str:
+    """Return a notebook's Markdown as the site has it; its tables can be scrolled like others."""
+    tables = STYLE.sub("", text).replace('<table border="1" class="dataframe">', "<table>")
+    return site_text(tables, name, where, root)
+
+
+def site_text(text: str, name: str, where: dict[str, str], root: Path) -> str:
+    r"""Return Markdown with links as from its place, and `a\|b` in tables, which means a|b."""
 
     def relinked(found: re.Match[str]) -> str:
         path = found[2].partition("#")[0]
