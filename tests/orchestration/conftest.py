@@ -12,12 +12,13 @@ import shutil
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from command_line import rlhf_exit_code
+from s3_server import S3Server, s3_server
 
 if TYPE_CHECKING:
     from registrar import Registrar
@@ -80,6 +81,13 @@ def rlhf(home, capfd) -> Callable[..., tuple[int, str, str]]:
     Give a function of words that returns the exit code, standard output and standard error.
     """
     return lambda *words: (rlhf_exit_code(*words), *capfd.readouterr())
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory) -> Iterator[S3Server]:
+    """A real S3 server with the bucket `team`."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
 
 
 # the stage program and recipes that it runs

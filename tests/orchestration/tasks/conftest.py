@@ -1,11 +1,9 @@
 """Inputs of stages as folders of a few bytes, and the folder that recipes may read."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from recipes import MODEL_FILES
-from s3_server import S3Server, s3_server
 
 from rlhf_core.data.splits import SPLITS
 from rlhf_core.rundir import Artifact
@@ -30,10 +28,3 @@ def confined(tmp_path, monkeypatch) -> Path:
     root.mkdir()
     monkeypatch.setenv("RLHF_ALLOWED_ROOTS", f"{root}:{tmp_path / 'more'}")
     return root
-
-
-@pytest.fixture(scope="session")
-def s3(tmp_path_factory) -> Iterator[S3Server]:
-    """A real S3 server with the bucket `team`."""
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server

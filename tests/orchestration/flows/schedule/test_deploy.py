@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import httpx
@@ -23,6 +24,7 @@ from flows.platform.pages import free_port
 from flows.schedule import deploy, watch
 from flows.schedule.deploy import DeploymentOptions, build_deployments
 from flows.schedule.labels import WantedLabels, with_labels
+from rlhf_core.buckets import file_system
 from rlhf_core.config import load_recipe
 from rlhf_core.errors import BadInput
 from tasks.execution import concurrency
@@ -144,6 +146,22 @@ def test_a_pattern_is_watched_for_new_files_that_it_matches(tmp_path):
     assert watch.digest(places) != first
     with pytest.raises(BadInput, match="no such file or folder"):
         watch.watched(load_recipe("quickstart"), [str(tmp_path / "*.parquet")])
+
+
+def test_data_in_a_bucket_are_watched_by_their_etags(s3, monkeypatch, home):
+    s3.use(monkeypatch)
+    files, folder = file_system("test", "s3://team/watched")
+    files.pipe_file(f"{folder}/a.jsonl", b"a")
+    places = watch.watched(load_recipe("quickstart"), [f"s3://{folder}/*.jsonl"])
+    first = watch.digest(places)
+    files.pipe_file(f"{folder}/notes.txt", b"n")
+    assert watch.digest(places) == first
+    files.pipe_file(f"{folder}/a.jsonl", b"b")
+    assert watch.digest(places) != first
+    assert time.time() - 60 < watch._latest_change(places) <= time.time() + 1
+    assert not (home / "objects").exists()  # nothing was fetched
+    options = DeploymentOptions("d", "pool", on_data=(f"s3://{folder}",))
+    assert deploy.paths_of(options) == [f"s3://{folder}"]
 
 
 @pytest.mark.parametrize(
