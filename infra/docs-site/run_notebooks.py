@@ -24,8 +24,10 @@ NOTEBOOKS = tuple(
     ROOT / "infra" / "docs" / "start" / name
     for name in ("first_run.ipynb", "from_labels_to_promotion.ipynb")
 )
-# of standard error: stages that have begun, a library's word about widgets, empty lines
-PROGRESS = re.compile(r".*: started, log .*\n|.*TqdmWarning.*\n.*\n|^\s*\n|.*\r", re.MULTILINE)
+PROGRESS = re.compile(  # stages that have begun, a library's word about widgets, empty lines
+    r".*: (?:started, log|step \d+/\d+,) .*\n|.*TqdmWarning.*\n.*\n|^\s*\n|.*\r", re.MULTILINE
+)
+PRINTED = '<pre style="white-space:pre'  # how rich prints lines into a notebook
 
 
 def run(notebook: Path, folder: Path) -> dict:
@@ -58,6 +60,8 @@ def _tidied_output(output: dict, folder: Path) -> dict:
     for path in (folder.resolve(), folder, ROOT):
         text = text.replace(f"{path}/", "").replace(str(path), ".")
     found = json.loads(text)
+    if "".join(found.get("data", {}).get("text/html", "")).startswith(PRINTED):
+        found = {"output_type": "stream", "name": "stderr", "text": found["data"]["text/plain"]}
     if found["output_type"] == "stream":
         lines = PROGRESS.sub("", "".join(found["text"])).splitlines(keepends=True)
         found["text"] = lines

@@ -77,7 +77,7 @@ def page_text(name: str, where: dict[str, str], root: Path = ROOT) -> str:
 def notebook_text(text: str, name: str, where: dict[str, str], root: Path = ROOT) -> str:
     """Return a notebook's Markdown as the site has it; its tables can be scrolled like others."""
     tables = STYLE.sub("", text).replace('<table border="1" class="dataframe">', "<table>")
-    return site_text(tables, name, where, root)
+    return site_text(re.sub(r"\n{4,}", "\n\n", tables), name, where, root)
 
 
 def site_text(text: str, name: str, where: dict[str, str], root: Path) -> str:

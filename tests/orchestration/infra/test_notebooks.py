@@ -69,11 +69,16 @@ def test_a_notebook_calls_what_the_interface_has(file):
 def test_paths_of_the_machine_and_progress_are_left_out_of_what_is_kept(tmp_path):
     from run_notebooks import tidied
 
-    said = [f"ppo: started, log {tmp_path}/.rlhf/runs/x\n", f"ppo: done; {tmp_path}/.rlhf/y\n"]
+    said = [f"ppo: started, log {tmp_path}/.rlhf/runs/x\n", "ppo: step 3/9, 1 s so far\n"]
+    said += [f"ppo: done; {tmp_path}/.rlhf/y\n"]
     stream = {"output_type": "stream", "name": "stderr", "text": said}
-    cell = {"cell_type": "code", "source": [], "outputs": [stream], "metadata": {"execution": 1}}
+    html = {"text/html": ['<pre style="white-space:pre;">x</pre>'], "text/plain": ["sft: done\n"]}
+    rich = {"output_type": "display_data", "data": html, "metadata": {}}
+    outputs = [stream, rich]
+    cell = {"cell_type": "code", "source": [], "outputs": outputs, "metadata": {"execution": 1}}
     (kept,) = tidied({"cells": [cell], "metadata": {}}, tmp_path)["cells"]
-    assert kept["outputs"][0]["text"] == ["ppo: done; .rlhf/y\n"] and kept["metadata"] == {}
+    (shown,) = kept["outputs"]
+    assert shown["text"] == ["ppo: done; .rlhf/y\n", "sft: done\n"] and kept["metadata"] == {}
 
 
 @pytest.mark.slow
