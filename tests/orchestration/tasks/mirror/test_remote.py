@@ -49,6 +49,7 @@ def test_a_bucket_that_is_not_there_is_refused(bucket, monkeypatch):
         Remote.here().require_usable()
 
 
+@pytest.mark.slow  # the client looks in every place for credentials, several times
 def test_missing_credentials_are_refused(bucket, monkeypatch, tmp_path):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
