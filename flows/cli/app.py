@@ -71,7 +71,7 @@ COMMANDS = {
         "up": "Start Prefect, MLflow, a worker and the team's page, unless they run already.",
         "down": "Stop what `rlhf up` has started, the worker and its runs first.",
         "ui": "Serve MLflow's page and Prefect's page for this workspace, until Ctrl-C.",
-        "sync": "Forward to MLflow what runs recorded while it was down.",
+        "sync": "Forward to MLflow, and to RLHF_REMOTE, what they missed while they were down.",
         "gc": "Remove old run directories, cached results and reports that nothing needs.",
         "doctor": "Check this machine, and say how to fix what is wrong.",
         "explain": "Explain the code that an error's message ends with, and say what to do.",

@@ -363,7 +363,7 @@ def test_a_flow_links_its_report_from_prefect_also_when_a_gate_refused(make_reci
         record["run_id"] in found["report"].data
         and record["report"] in found["report-summary"].data
     )
-    samples = [
+    *samples, _ = [  # the last line is the time since the last sample
         json.loads(line) for line in (Path(record["stages"][-1]["run_dir"]) / "system.jsonl").open()
     ]
     assert samples and all(line["metrics"]["system/stage_memory_mib"] > 1 for line in samples)
