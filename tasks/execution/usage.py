@@ -1,4 +1,4 @@
-"""What a stage took of the machine, by the samples in its run directory.
+"""The use that a stage made of the machine, by the samples in its run directory.
 
 A sample stands for the seconds that its line has. A line of an earlier release has none, and stands
 for the time since the line before it, LONGEST_GAP at most: a silence may lie between two attempts.
@@ -26,7 +26,7 @@ JOULES_PER_KWH = 3.6e6
 
 @dataclass(frozen=True)
 class Usage:
-    """What was taken of a machine. None: not measured.
+    """The use of a machine. None: not measured.
 
     seconds: at work. cpu_hours: one core at work for an hour. gpu_hours: one GPU reserved for an
     hour, idle or not. gpu_kwh, cpu_kwh: energy of the GPUs that the stage may use, and of the
@@ -54,7 +54,7 @@ class Usage:
 
     @property
     def costs(self) -> dict[str, float]:
-        """What was measured, with hours in place of seconds."""
+        """The measured values, with hours in place of seconds."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
         found["hours"] = found.pop("seconds") / 3600
         return {name: value for name, value in found.items() if value is not None}

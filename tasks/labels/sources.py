@@ -1,4 +1,4 @@
-"""Where a campaign's pairs come from: a run's models on its training data, and gold items."""
+"""The sources of a campaign's pairs: a run's models on its training data, and gold items."""
 
 import json
 from collections.abc import Collection, Sequence

@@ -1,1 +1,1 @@
-"""What a run takes of time, machine and money: its limits, and forecasts."""
+"""Limits and forecasts of a run's time, machine hours and money."""

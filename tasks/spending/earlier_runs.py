@@ -20,7 +20,7 @@ WITHOUT_TIME = ("gate", "beta", "lr", "policy_lr", "critic_lr", "warmup_ratio", 
 
 @dataclass(frozen=True)
 class StageForecast:
-    """What a stage will take, as the median one of `runs` finished ones took. usage: None of none.
+    """The forecast of a stage: the median of `runs` finished ones. usage: None of none.
 
     latest: the newest of those runs. money: None without prices.
     """

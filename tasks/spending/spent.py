@@ -1,4 +1,4 @@
-"""What a run has taken so far, over its stages and all their attempts."""
+"""The use of a run so far, over its stages and all their attempts."""
 
 import contextlib
 from collections.abc import Mapping

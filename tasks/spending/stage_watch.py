@@ -16,7 +16,7 @@ from tasks.spending.spent import prices_of, spent_by
 
 
 class StageWatch:
-    """What is called while a stage runs, several times per second."""
+    """The calls that a running stage gets, several times per second."""
 
     EVERY_SECONDS = 1.0
 

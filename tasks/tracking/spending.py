@@ -1,4 +1,4 @@
-"""What a stage takes of time, machine and money, as metrics of runs in MLflow."""
+"""Metrics in MLflow of a stage's time, machine hours and money."""
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag

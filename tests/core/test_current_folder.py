@@ -1,4 +1,4 @@
-"""What a stage process imports: libraries before files of the folder in which it was started."""
+"""A stage process imports libraries before files of the folder in which it was started."""
 
 import json
 import os

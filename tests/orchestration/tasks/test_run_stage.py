@@ -1,4 +1,4 @@
-"""What the flow's process does while a stage runs."""
+"""The work of the flow's process while a stage runs."""
 
 import sys
 

@@ -77,7 +77,7 @@ class Bench:
 
     @property
     def line(self) -> str:
-        """What `rlhf status` says of the service."""
+        """Return what `rlhf status` says of the service."""
         return next(line for line in service_lines(self.platform) if line.startswith("worker"))
 
 

@@ -1,4 +1,4 @@
-"""How long a dead service waits, and when it is given up."""
+"""The waits of a dead service, and the time at which it is given up."""
 
 from flows.platform.restarts import MOST_RESTARTS, WINDOW_SECONDS, Deaths
 

@@ -73,7 +73,7 @@ def test_a_page_that_cannot_be_made_says_why_and_later_it_can():
 
 @pytest.mark.slow
 def test_in_a_browser_the_page_fits_390_pixels_and_can_be_used_by_keyboard_alone(monkeypatch):
-    """Where a browser is installed; the other tests hold what can be read off the page."""
+    """It needs a browser; the other tests hold what can be read off the page."""
     monkeypatch.syspath_prepend(str(LABELS))
     from browser import PROGRAMS, open_page
 

@@ -1,4 +1,4 @@
-"""What a stage took, by samples whose sums are known."""
+"""The use of a stage, by samples whose sums are known."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What the remote has comes into the run directory whole; damaged copies stay outside."""
+"""A copy comes from the remote into the run directory whole; damaged copies stay outside."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""What a run has taken, and its price."""
+"""The use of a run, and its price."""
 
 import json
 

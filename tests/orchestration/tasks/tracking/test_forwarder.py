@@ -107,7 +107,7 @@ def test_a_pipeline_is_in_mlflow_with_all_it_left(home, tmp_path, command):
 
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED"])
 def test_the_rest_of_a_finished_stage_goes_to_mlflow_while_the_next_one_starts(home, status):
-    """What did not finish is in MLflow before the run stops."""
+    """A stage that did not finish is in MLflow before the run stops."""
     tracker = Tracker(Workspace.here(), Record.new(Workspace.here(), RECIPE))
     run = RunDir(tracker.workspace.runs / "sft-x")
     tracker.stage_started("sft", run.path, cached=False)

@@ -1,4 +1,4 @@
-"""What a stage took and was foreseen to take, on the runs of a real store."""
+"""The use of a stage and its forecast, on the runs of a real store."""
 
 import json
 
