@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,9 @@ import yaml
 from tasks.tracking.client import PAGE_VARIABLE
 
 K8S = Path(__file__).resolve().parents[3] / "infra" / "k8s"
-POOLS = {path.stem: json.loads(path.read_text()) for path in sorted((K8S / "pools").glob("*.json"))}
+PROGRAM = K8S / "pools" / "pools.py"
+MADE = runpy.run_path(str(PROGRAM))
+POOLS = {name: MADE["pool"](name) for name in MADE["CLASSES"]}
 GPUS = {"cpu": 0, "gpu": 1, "8gpu": 8}
 KUSTOMIZATION = yaml.safe_load((K8S / "kustomization.yaml").read_text())
 OBJECTS = [
@@ -129,6 +132,40 @@ def test_there_is_a_pool_for_each_resource_class():
     assert set(POOLS) == set(GPUS)
     served = {pod["containers"][0]["args"][2] for name, pod in pods().items() if "/worker-" in name}
     assert served == {f"rlhf-{name}" for name in POOLS}
+
+
+def test_the_files_for_prefect_hold_the_template_of_their_class(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(PROGRAM), str(tmp_path / "pools")], capture_output=True, text=True
+    )
+    files = sorted((tmp_path / "pools").iterdir())
+    assert sorted(done.stdout.split()) == [str(file) for file in files]
+    assert {file.stem: json.loads(file.read_text()) for file in files} == POOLS
+
+
+def test_the_pools_differ_in_the_figures_of_their_machines_alone():
+    """GPUs are limits and tolerations; all else is defaults of the form's fields."""
+
+    def without_figures(made: dict) -> dict:
+        made = json.loads(json.dumps(made))
+        for field in made["variables"]["properties"].values():
+            assert field.pop("default", None) != ""
+        del made["variables"]["description"]
+        pod = made["job_configuration"]["job_manifest"]["spec"]["template"]["spec"]
+        pod["containers"][0]["resources"]["limits"].pop("nvidia.com/gpu", None)
+        pod.pop("tolerations", None)
+        return made
+
+    cpu, *others = (without_figures(made) for made in POOLS.values())
+    assert all(other == cpu for other in others)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_the_page_has_the_figures_of_each_pool(pool):
+    machine, page = MADE["CLASSES"][pool], (K8S.parent / "docs/operate/kubernetes.md").read_text()
+    figures = [machine.cpu, machine.memory, machine.gpus, machine.shared_memory]
+    cells = [str(figure).replace("Gi", " GiB") for figure in figures]
+    assert f"| rlhf-{pool} | {' | '.join(cells)} | `rlhf/class={pool}` |" in page
 
 
 @pytest.mark.parametrize("pool", POOLS)

@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import json
 import os
+import runpy
 import signal
 import socket
 import subprocess
@@ -233,11 +234,8 @@ def test_runs_of_a_process_pool_start_in_the_folder_that_was_asked_for_else_here
 
 @pytest.mark.parametrize("name", ["cpu", "gpu", "8gpu"])
 def test_a_deployment_sets_no_variable_that_a_kubernetes_pool_does_not_know(name):
-    template = json.loads(
-        (
-            Path(__file__).resolve().parents[4] / "infra" / "k8s" / "pools" / f"{name}.json"
-        ).read_text()
-    )
+    program = Path(__file__).resolve().parents[4] / "infra" / "k8s" / "pools" / "pools.py"
+    template = runpy.run_path(str(program))["pool"](name)
     assert (
         "working_dir" not in template["variables"]["properties"]
         and not template["variables"]["additionalProperties"]
