@@ -12,6 +12,7 @@ import pytest
 import yaml
 from compose_spec import PyCompose
 
+from tasks.mirror.remote import VARIABLE as REMOTE_VARIABLE
 from tasks.stages.spec import ROOTS
 from tasks.tracking.client import PAGE_VARIABLE
 
@@ -228,6 +229,27 @@ def test_links_lead_to_the_names_that_the_proxy_serves():
         assert SERVICES[name]["environment"][PAGE_VARIABLE] == "https://mlflow.example.org"
     for name in ("worker", "worker-gpu", "prefect-server", "prefect-services"):
         assert SERVICES[name]["environment"]["PREFECT_UI_URL"] == "https://prefect.example.org"
+
+
+def test_the_file_for_a_remote_gives_the_workers_the_bucket_and_its_keys():
+    """Compose merges maps by key and adds to lists."""
+    text = (INFRA / "compose" / "remote.yaml").read_text()
+    given = re.sub(r"\$\{\w+:[?-]([^}]*)\}", r"\1", text)  # the hint, or the default
+    more = yaml.safe_load(given.replace("${RLHF_SECRETS}", "/secrets"))
+    assert set(more["services"]) == {"worker", "worker-gpu"}
+    for name, added in more["services"].items():
+        assert set(added) == {"environment", "secrets"}
+        environment = SERVICES[name]["environment"] | added["environment"]
+        assert {REMOTE_VARIABLE, "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"} <= set(environment)
+        named = {value for value in added["environment"].values() if value.startswith("/run/")}
+        assert named == {f"/run/secrets/{secret}" for secret in added["secrets"]}
+        secrets = [*SERVICES[name]["secrets"], *added["secrets"]]
+        worker = SERVICES[name] | {"environment": environment, "secrets": secrets}
+        declared = PLATFORM["secrets"] | more["secrets"]
+        assert set(secrets) <= set(declared)
+        merged = PLATFORM | {"services": SERVICES | {name: worker}, "secrets": declared}
+        assert name in PyCompose.from_json(json.dumps(merged)).service_names()
+    assert set(re.findall(r"\$\{(\w+):\?", text)) == {REMOTE_VARIABLE, "RLHF_REMOTE_URL"}
 
 
 def test_no_address_holds_a_password():

@@ -11,6 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from tasks.mirror.remote import VARIABLE as REMOTE_VARIABLE
 from tasks.tracking.client import PAGE_VARIABLE
 
 K8S = Path(__file__).resolve().parents[3] / "infra" / "k8s"
@@ -47,6 +48,10 @@ def pods() -> dict[str, dict]:
     return found | {
         f"MPIJob/{role}": replica["template"]["spec"] for role, replica in replicas.items()
     }
+
+
+def launcher() -> dict:
+    return MPI_JOB["spec"]["mpiReplicaSpecs"]["Launcher"]["template"]["spec"]
 
 
 RENDER = """
@@ -246,10 +251,9 @@ def test_a_run_has_the_devices_of_its_pod_and_links_that_people_can_follow(rende
 
 
 def test_the_multi_node_launcher_holds_a_limit_of_its_own_and_takes_all_missed_runs_at_once():
-    (launcher,) = MPI_JOB["spec"]["mpiReplicaSpecs"]["Launcher"]["template"]["spec"]["containers"]
-    assert {"name": "RLHF_DEVICE_LIMITS", "value": "rlhf-multi-node"} in launcher[
-        "env"
-    ] and "--limit" not in launcher["args"]
+    (container,) = launcher()["containers"]
+    assert {"name": "RLHF_DEVICE_LIMITS", "value": "rlhf-multi-node"} in container["env"]
+    assert "--limit" not in container["args"]
     assert (
         "global-concurrency-limit create rlhf-multi-node --limit 1"
         in (K8S.parent / "docs" / "operate" / "kubernetes.md").read_text()
@@ -268,6 +272,26 @@ def test_a_secret_is_in_a_job_by_reference_only(rendered, pool):
         "data"
     ]
     assert worker["PREFECT_INTEGRATIONS_KUBERNETES_WORKER_API_AUTH_STRING_SECRET_NAME"] == "rlhf"
+
+
+@pytest.mark.parametrize("pool", [*POOLS, "the multi-node launcher"])
+def test_a_run_has_the_remote_and_its_keys_where_the_cluster_gives_them(rendered, pool):
+    """Without the keys in the Secret there are no variables, and a role may give access."""
+    pod = job_of(rendered, pool)["spec"]["template"]["spec"] if pool in POOLS else launcher()
+    (container,) = pod["containers"]
+    given = {item["name"]: item.get("valueFrom") for item in container["env"]}
+    keys = {
+        "AWS_ENDPOINT_URL": "remote_url",
+        "AWS_ACCESS_KEY_ID": "remote_user",
+        "AWS_SECRET_ACCESS_KEY": "remote_password",
+    }
+    page = (K8S.parent / "docs" / "operate" / "kubernetes.md").read_text()
+    for name, key in keys.items():
+        reference = {"name": "rlhf", "key": key, "optional": True}
+        assert given[name] == {"secretKeyRef": reference} and f"`{key}`" in page
+    assert container["envFrom"] == [{"configMapRef": {"name": "run"}}]
+    (run,) = (item for item in kind("ConfigMap") if item["metadata"]["name"] == "run")
+    assert run["data"][REMOTE_VARIABLE] == ""  # nowhere, until it is set
 
 
 def test_no_secret_stands_in_the_folder():
