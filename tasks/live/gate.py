@@ -1,6 +1,7 @@
 """The live gate: judge a candidate by its live replies, and record what follows in the ledger."""
 
 import time
+from collections import Counter
 
 from rlhf_core.errors import BadInput
 from rlhf_core.live.gate import MOST, decide_live
@@ -10,6 +11,7 @@ from rlhf_core.live.verdict import LiveVerdict
 from tasks.live.replies import DAY_MS, LiveReply, live_replies
 from tasks.live.scores import paired_scores
 from tasks.live.shadow import Shadowing
+from tasks.live.thumbs import NAME, WantedThumbs, thumbs_of
 from tasks.live.versions import wanted_versions
 from tasks.promotion.aliases import RegistryAliases
 from tasks.promotion.ledger_chain import record_chain
@@ -26,20 +28,25 @@ def judge(
     candidate: str,
     keep_days: int | None,
     shadowing: Shadowing | None = None,
+    thumb: str = NAME,
 ) -> LiveVerdict:
     """Return the verdict on a candidate beside the present champion, from the traces in MLflow.
 
     keep_days: how long the traces are kept, None for ever. shadowing: how the candidate answers the
-    champion's kept requests too, None: not at all. Raises BadInput where the first ones may
-    have been deleted: other replies would stand at the same look.
+    champion's kept requests too, None: not at all. thumb: name of the feedback that counts.
+    Raises BadInput where the first ones may have been deleted: other replies would stand at the
+    same look.
     """
-    champion = wanted_versions(registry).champion
-    theirs = [_of(reply) for reply in _kept(registry, candidate, MOST)]
+    champion, thumbs = wanted_versions(registry).champion, WantedThumbs(thumb)
+    theirs = [_of(reply, thumbs) for reply in _kept(registry, candidate, MOST)]
     if theirs and keep_days is not None:
         _require_whole(theirs[0], candidate, keep_days)
     since = theirs[0].time_ms if theirs else 0
     kept = _kept(registry, champion, PER_CANDIDATES * MOST, since) if theirs else []
-    ours, by_trace = [_of(reply) for reply in kept], {reply.trace_id: reply for reply in kept}
+    ours, by_trace = (
+        [_of(reply, thumbs) for reply in kept],
+        {reply.trace_id: reply for reply in kept},
+    )
 
     def scored(counted: JudgedReplies) -> PairedScores:
         assert shadowing is not None
@@ -92,14 +99,14 @@ def _kept(registry: RegistryAliases, version: str, most: int, since_ms: int = 0)
     return list(found)
 
 
-def _of(found: LiveReply) -> JudgedReply:
+def _of(found: LiveReply, wanted: WantedThumbs) -> JudgedReply:
     return JudgedReply(
         identity=found.trace_id,
         time_ms=found.time_ms,
         prompt=found.messages[-1]["content"] if found.messages else "",
         reply=found.reply,
         finish_reason=found.finish_reason,
-        thumbs=found.thumbs,
+        thumbs=tuple(thumbs_of(filter(wanted.takes, found.feedback), Counter())),
     )
 
 

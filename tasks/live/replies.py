@@ -53,11 +53,6 @@ class LiveReply:
     feedback: tuple[PersonsFeedback, ...] = ()
 
     @property
-    def thumbs(self) -> tuple[bool, ...]:
-        """People's feedback that is true or false."""
-        return tuple(each.value for each in self.feedback if isinstance(each.value, bool))
-
-    @property
     def is_conversation(self) -> bool:
         """True if the request is messages of text, the last one of the user."""
         is_asked = bool(self.messages) and self.messages[-1]["role"] == "user"

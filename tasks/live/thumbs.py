@@ -94,7 +94,7 @@ def _row(
 ) -> dict[str, Any] | None:
     """Return the row of equal replies; None, with the reason counted, where it has no label."""
     given = [each for reply in group for each in reply.feedback if wanted.takes(each)]
-    labels = _labels(given, left_out)
+    labels = thumbs_of(given, left_out)
     up, down = labels.count(True), labels.count(False)
     if up == down:
         if labels:
@@ -113,8 +113,11 @@ def _row(
     }
 
 
-def _labels(given: list[PersonsFeedback], left_out: Counter[str]) -> list[bool]:
-    """Return the labels that count: the last one of each author, and each without an author."""
+def thumbs_of(given: Iterable[PersonsFeedback], left_out: Counter[str]) -> list[bool]:
+    """Return the thumbs that count: the last one of each author, and each without an author.
+
+    left_out: gets the number of values that are no thumb.
+    """
     labels: dict[object, bool] = {}
     for number, each in enumerate(sorted(given, key=lambda one: one.time_ms)):
         try:

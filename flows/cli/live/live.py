@@ -93,6 +93,12 @@ Shadow = Annotated[
         ),
     ),
 ]
+Thumb = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Name of people's feedback that `gate` counts (default: thumb)"
+    ),
+]
 VLLMArguments = Annotated[
     str | None,
     typer.Option(
@@ -121,6 +127,7 @@ def live(
     redact: Redaction = None,
     keep_days: KeepDays = None,
     shadow: Shadow = None,
+    thumb: Thumb = None,
     apply: Apply = False,
     as_json: AsJson = False,
 ) -> None:
@@ -153,7 +160,7 @@ def live(
     else:
         words = None if vllm is None else tuple(shlex.split(vllm))
         wish = control.LiveWish(
-            port, gateway, words, canary, candidate, log, redact, keep_days, shadow
+            port, gateway, words, canary, candidate, log, redact, keep_days, shadow, thumb
         )
         found_one, started = _start(target, wish, tell)
         _print([asdict(found_one) | {"changed": started}] if as_json else [found_one])

@@ -39,7 +39,7 @@ class LiveWish:
     """The options of `rlhf live NAME`; None and '': as it was, or the default.
 
     candidate: a version or alias; '': the newest version that may be a canary. log_rate, redact,
-    keep_days, shadow: see LiveOptions.
+    keep_days, shadow, thumb: see LiveOptions.
     """
 
     port: int | None = None
@@ -51,6 +51,7 @@ class LiveWish:
     redact: str | None = None
     keep_days: int | None = None
     shadow: float | None = None
+    thumb: str | None = None
 
 
 def start(registry: RegistryAliases, wish: LiveWish, tell: Tell) -> tuple[LiveView, bool]:
@@ -121,7 +122,7 @@ def _options(
     options = before or LiveOptions(name=registry.name, tracking_uri=uri, port=port)
     changes: dict[str, object] = {"tracking_uri": uri, "port": port}
     changes |= {} if wish.vllm is None else {"vllm": wish.vllm}
-    for key in ("log_rate", "redact", "keep_days", "shadow"):
+    for key in ("log_rate", "redact", "keep_days", "shadow", "thumb"):
         value = getattr(wish, key)
         changes |= {} if value is None else {key: value}
     changes |= {} if wish.gateway is None else {"gateway": wish.gateway}

@@ -31,7 +31,7 @@ def judge_canary(
     """
     options = _require_canary(place)
     shadowing = _shadowing(place, options, tell) if options.shadow else None
-    verdict = gate.judge(registry, options.candidate, options.keep_days, shadowing)
+    verdict = gate.judge(registry, options.candidate, options.keep_days, shadowing, options.thumb)
     if not verdict.candidate_n and not options.log_rate:
         raise BadInput(
             f"no reply of version {options.candidate} is kept, and {place.name} keeps none;"

@@ -32,6 +32,7 @@ class LiveOptions(Frozen):
     asked: when that was asked for. log_rate: share of the replies that are logged; redact: the hook
     'module:function' of each logged text; keep_days: how long they are kept, None for ever.
     shadow: share of the champion's kept requests that the candidate answers too, in the gate.
+    thumb: name of people's feedback that the gate counts.
     """
 
     name: str
@@ -45,6 +46,7 @@ class LiveOptions(Frozen):
     redact: str = ""
     keep_days: int | None = None
     shadow: float = 0.0
+    thumb: str = "thumb"
     asked: datetime | None = None
 
     @property

@@ -3,6 +3,7 @@
 import json
 import time
 
+import mlflow
 import pytest
 
 from rlhf_core.errors import BadInput
@@ -71,6 +72,20 @@ def test_a_candidate_with_empty_replies_goes_back_and_the_ledger_keeps_why(store
     assert chain_problem(entries) == "" and registry.aliases()["policy@champion"] == "1"
     (event,) = [each for each in audit(registry.client).events if each.event == "live gate"]
     assert (event.version, event.outcome, event.evidence) == ("2", "back", found.replies)
+
+
+@pytest.mark.parametrize(("name", "counted"), [("thumb", 1), ("solved", 2)])
+def test_only_feedback_of_the_asked_name_is_a_thumb(store, name, counted):
+    registry = store(51)
+    for version in ("1", "2"):
+        first, second = live_replies(registry.client, "tiny", version=version, most=2)
+        for reply, value in ((first, "down"), (second, True)):
+            mlflow.log_feedback(trace_id=reply.trace_id, name="solved", value=value)
+        mlflow.log_feedback(trace_id=first.trace_id, name="thumb", value=False)
+    found = judge(registry, "2", keep_days=None, thumb=name)
+    (measure,) = [each for each in found.measures if each.name == "thumbs_down_share"]
+    assert (measure.champion_n, measure.candidate_n) == (counted, counted)
+    assert measure.candidate == 1 / counted
 
 
 def test_replies_are_read_by_version_the_oldest_first(store):
