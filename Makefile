@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test test-slow learning-curves bench bench-data docs setup lint format clean
+.PHONY: run test test-slow learning-curves bench bench-data docs setup lock lint format clean
 
 run: $(READY)
 	$(BIN)/rlhf run quickstart
@@ -36,6 +36,11 @@ docs: $(READY)
 	$(BIN)/python infra/docs-site/build_site.py
 
 setup: $(READY)
+
+# The locked requirements anew from pyproject.toml; LOCK=--upgrade for newer versions, LOCK=--check to compare. Needs a package index.
+lock:
+	test -x $(VENV)/lock/bin/uv || ($(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/python -m pip install --quiet uv==0.13.9)
+	$(VENV)/lock/bin/python infra/lock.py $(LOCK)
 
 $(READY): infra/requirements/cpu.txt infra/requirements/platform.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

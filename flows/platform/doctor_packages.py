@@ -1,6 +1,7 @@
 """Check Python and its packages: what is installed, what is locked, what imports."""
 
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ KEY_PACKAGES = (
 )
 SIDE_PACKAGES = ("torchvision", "torchaudio", "torchcodec")
 IMPORT_SECONDS = 180.0
+PIN = re.compile(r"^([\w.-]+)(?:\[[\w,-]+\])?==(\S+)", re.MULTILINE)  # of a lock file
 REINSTALL = (
     f"pip install --no-deps --force-reinstall -r {LOCKS}/cpu.txt"
     if is_installed()
@@ -72,8 +74,7 @@ def lock_file() -> Path:
 
 def read_lock(path: Path) -> dict[str, str]:
     """Return the pinned version of each package."""
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    return dict(line.split("==", 1) for line in lines if "==" in line and not line.startswith("#"))
+    return dict(PIN.findall(path.read_text(encoding="utf-8")))
 
 
 def packages(lock: Path) -> Iterator[HealthCheck]:
@@ -91,7 +92,9 @@ def packages(lock: Path) -> Iterator[HealthCheck]:
     for name in [name for name in KEY_PACKAGES if name in pins]:
         yield package(name, found[name], pins[name], lock)
     rest = [
-        name for name in pins if name not in KEY_PACKAGES and _release(found[name]) != pins[name]
+        name
+        for name in pins
+        if name not in KEY_PACKAGES and _release(found[name]) != _release(pins[name])
     ]
     if rest:
         named = ", ".join(
@@ -109,7 +112,7 @@ def package(name: str, found: str | None, pinned: str, lock: Path) -> HealthChec
     fix = f"pip install --no-deps {name}=={pinned}, or -r {lock} for all"
     if found is None:
         return HealthCheck(name, "fail", f"missing, {lock.name} has {pinned}", fix)
-    if _release(found) != pinned:
+    if _release(found) != _release(pinned):
         return HealthCheck(name, "warn", f"{found}, {lock.name} has {pinned}", fix)
     return HealthCheck(name, "ok", found)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+from flows.platform.doctor_packages import read_lock
+
 ROOT = Path(__file__).resolve().parents[3]
 SITE = ROOT / "infra" / "docs-site"
 PAGES = "infra/docs"
@@ -158,7 +160,7 @@ def test_the_pins_are_exact_and_leave_the_projects_own_libraries_alone():
 
     docs = pins(SITE / "requirements.txt")
     assert "zensical" in docs and all(re.fullmatch(r"[\d.]+", pin) for pin in docs.values())
-    assert not set(docs) & set(pins(ROOT / "infra" / "requirements" / "cpu.txt"))
+    assert not set(docs) & set(read_lock(ROOT / "infra" / "requirements" / "cpu.txt"))
 
 
 class Counts(HTMLParser):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flows.platform.doctor_packages import read_lock
 from tasks.records.provenance import git_state
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -105,12 +106,13 @@ def test_the_index_of_cpu_builds_can_be_given_to_the_build_and_stays_out_of_the_
 
 
 @pytest.mark.parametrize("lock", ["cpu", "gpu", "platform"])
-def test_every_line_of_a_lock_file_is_an_exact_version_and_named_once(lock):
-    lines = (ROOT / "infra" / "requirements" / f"{lock}.txt").read_text().splitlines()
-    pins = [line for line in lines if line and not line.startswith("#")]
-    assert pins and all(
-        re.fullmatch(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==[A-Za-z0-9.!+]+", pin) for pin in pins
-    )
+def test_every_entry_of_a_lock_file_is_an_exact_version_with_digests_and_named_once(lock):
+    text = (ROOT / "infra" / "requirements" / f"{lock}.txt").read_text(encoding="utf-8")
+    entries = re.split(r"\n(?=\S)", text.strip())
+    pins = [entry for entry in entries if not entry.startswith("#")]
+    pin = r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==[A-Za-z0-9.!+]+"
+    digest = r" \\\n    --hash=sha256:[0-9a-f]{64}"
+    assert pins and [each for each in pins if not re.fullmatch(f"{pin}({digest})+", each)] == []
     names = [pin.split("==")[0].lower().replace("_", "-") for pin in pins]
     assert len(names) == len(set(names))
 
@@ -118,8 +120,7 @@ def test_every_line_of_a_lock_file_is_an_exact_version_and_named_once(lock):
 @pytest.mark.parametrize("lock", ["cpu", "gpu"])
 def test_the_platforms_packages_stand_in_no_other_lock(lock):
     def names(name: str) -> set[str]:
-        lines = (ROOT / "infra" / "requirements" / f"{name}.txt").read_text().splitlines()
-        return {line.split("==")[0].lower() for line in lines if "==" in line}
+        return set(read_lock(ROOT / "infra" / "requirements" / f"{name}.txt"))
 
     assert not names("platform") & names(lock)
 

@@ -19,6 +19,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from flows.platform.doctor_packages import read_lock
 from rlhf_core import ROOT, __version__
 from tasks.records import shipped
 
@@ -93,9 +94,8 @@ def test_the_version_of_the_wheel_is_that_of_the_code(wheel):
 
 def pins(lock: str) -> dict[str, Version]:
     """Return the locked version of each package."""
-    lines = (shipped.shipped("infra/requirements") / lock).read_text().splitlines()
-    found = (line.split("==") for line in lines if "==" in line and not line.startswith("#"))
-    return {canonicalize_name(name): Version(version) for name, version in found}
+    found = read_lock(shipped.shipped("infra/requirements") / lock)
+    return {canonicalize_name(name): Version(version) for name, version in found.items()}
 
 
 @pytest.mark.parametrize(("extra", "lock"), [("cpu", "cpu.txt"), ("gpu", "gpu.txt")])
