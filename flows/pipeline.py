@@ -98,7 +98,7 @@ def run_pipeline(
 
     Ctrl-C and SIGTERM end the stage that runs, with its whole process group.
     """
-    ephemeral_server.end_with_this_process()
-    result = pipeline(recipe, from_stage, until)
+    with ephemeral_server.for_runs():
+        result = pipeline(recipe, from_stage, until)
     assert isinstance(result, PipelineResult), "a failed state raises"
     return result

@@ -3,7 +3,8 @@
 Without PREFECT_API_URL Prefect starts a server for the length of a run, as a plain child. Ctrl-C in
 a terminal reaches such a child too; the run then asks a dead server for minutes. After `kill -9` of
 the run the child lives on without end. Prefect also starts it when a flow begins and waits for it,
-about as long as a run takes to import Prefect and MLflow: `rlhf run` starts it before.
+about as long as a run takes to import Prefect and MLflow, and imports the server's code for it. So
+`rlhf run` starts the server before, and names it to Prefect as if it were configured.
 """
 
 import atexit
@@ -12,14 +13,17 @@ import os
 import random
 import socket
 import sys
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from flows.platform import prefect_address
+from flows.platform.pages import answers
 from flows.settings import quiet_libraries
 from rlhf_core.errors import RLHFError
 from tasks.execution.guarded_process import GuardedProcess
 
-_START = "_run_uvicorn_command"  # Prefect 3.7's function that starts the server
+START_SECONDS = 120.0  # a loaded machine takes 20 and more
 PORTS = range(8000, 9000)
 EPHEMERAL = {
     "PREFECT_UI_ENABLED": "0",
@@ -34,47 +38,60 @@ class _Server:
     port: int
     process: GuardedProcess
 
+    @property
+    def url(self) -> str:
+        """The address of Prefect's API."""
+        return f"http://127.0.0.1:{self.port}/api"
 
-_early: list[_Server] = []  # at most one: started, and not yet in use by Prefect
+
+_started: list[_Server] = []  # at most one, for all runs of this process
 
 
 def start_early() -> None:
     """Start the server while this process imports its libraries, unless one is configured."""
-    if _early or prefect_address.is_named():
+    if _started or prefect_address.is_named():
         return
     quiet_libraries()  # the server inherits these settings
-    port = _free_port()
-    _early.append(_Server(port, _start(port, {})))
-    atexit.register(_end_early)  # a run that is refused before Prefect needs it
+    _start({})
+    atexit.register(_end)  # a run that is refused before Prefect needs it
 
 
-def end_with_this_process() -> None:
-    """Have Prefect start its ephemeral server as a guarded process group of its own.
+@contextlib.contextmanager
+def for_runs() -> Iterator[None]:
+    """Let flows within use this process's own server, or the one that is configured.
 
-    Do nothing where a server is configured, or where Prefect starts it in another way.
+    Raises RLHFError where the own server does not start.
     """
-    from prefect.settings import PREFECT_API_URL, get_current_settings
+    from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
-    if PREFECT_API_URL.value():
-        _end_early()
+    from tasks.execution.prefect_server import lasting_server, note_own
+
+    if lasting_server():
+        _end()
+        yield
         return
-    from prefect.server.api.server import SubprocessASGIServer
+    if _started and _started[0].process.poll() is not None:
+        _end()
+    if not _started:
+        _start(get_current_settings().to_environment_variables(exclude_unset=True))
+    server = _started[0]
+    _wait(server)
+    atexit.unregister(_end)  # its guard ends it after this process, which need not wait
+    note_own(server.url)
+    with temporary_settings({PREFECT_API_URL: server.url}):
+        yield
 
-    if not hasattr(SubprocessASGIServer, _START):
-        _end_early()
-        return
 
-    def start(server: SubprocessASGIServer) -> GuardedProcess:
-        if _early and _early[0].port == server.port:
-            return _early.pop().process
-        assert server.port  # found by Prefect just before
-        settings = get_current_settings().to_environment_variables(exclude_unset=True)
-        return _start(server.port, settings)
-
-    setattr(SubprocessASGIServer, _START, start)
-    server = SubprocessASGIServer()  # one per process
-    if _early and not server.running:
-        server.port = _early[0].port
+def _wait(server: _Server) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while not answers(f"{server.url}/health"):
+        if server.process.poll() is not None or time.monotonic() > deadline:
+            _end()
+            raise RLHFError(
+                f"Prefect's server did not answer at {server.url} within {START_SECONDS:.0f} s;"
+                " rlhf doctor says what is wrong with the installation."
+            )
+        time.sleep(0.05)
 
 
 def _free_port() -> int:
@@ -86,16 +103,18 @@ def _free_port() -> int:
     raise RLHFError(f"no port from {PORTS[0]} to {PORTS[-1]} is free; end a server there.")
 
 
-def _end_early() -> None:
-    while _early:
-        _early.pop().process.end()
+def _end() -> None:
+    while _started:
+        _started.pop().process.end()
 
 
-def _start(port: int, settings: dict[str, str]) -> GuardedProcess:
+def _start(settings: dict[str, str]) -> None:
+    port = _free_port()
     application = ("--factory", "prefect.server.api.server:create_app")
     address = ("--host", "127.0.0.1", "--port", str(port))
     quiet = ("--log-level", "error", "--lifespan", "on")
-    return GuardedProcess(
+    process = GuardedProcess(
         [sys.executable, "-m", "uvicorn", *application, *address, *quiet],
         env={**os.environ, **EPHEMERAL, **settings},
     )
+    _started.append(_Server(port, process))

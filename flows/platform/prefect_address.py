@@ -23,9 +23,11 @@ class PrefectAddress:
 
 def configured() -> PrefectAddress | None:
     """Return the server that Prefect's settings name; None where a run starts its own."""
-    from prefect.settings import PREFECT_API_URL, PREFECT_HOME
+    from prefect.settings import PREFECT_HOME
 
-    url = PREFECT_API_URL.value()
+    from tasks.execution.prefect_server import lasting_server
+
+    url = lasting_server()
     if not url:
         return None
     if named := in_environment(url):

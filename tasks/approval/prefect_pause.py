@@ -16,13 +16,13 @@ from prefect import get_client, runtime
 from prefect.client.schemas.objects import State
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.input import RunInput, keyset_from_paused_state, read_flow_run_input
-from prefect.settings import PREFECT_API_URL
 from prefect.states import Paused
 from prefect.utilities.urls import url_for
 from pydantic import ConfigDict, Field
 
 from rlhf_core.errors import GateRefused, RLHFError, StageFailed
 from tasks.approval.decisions import COMMENT_LENGTH, NAME_LENGTH
+from tasks.execution.prefect_server import lasting_server
 from tasks.records.approval_record import ApprovalRecord
 
 # Prefect's own timeout comes later, so that the refusal is recorded here first
@@ -72,7 +72,7 @@ class PausedRun:
     @property
     def page(self) -> str | None:
         """The run's page on Prefect's server, None without one (`rlhf ui` shows it then)."""
-        return url_for("flow-run", obj_id=self.id) if PREFECT_API_URL.value() else None
+        return url_for("flow-run", obj_id=self.id) if lasting_server() else None
 
     def answer(self) -> Form | None:
         """Return the form as somebody filled it in.

@@ -18,10 +18,10 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL
 
 from rlhf_core.errors import StageFailed
 from tasks.execution.launcher import has_cuda
+from tasks.execution.prefect_server import lasting_server
 from tasks.records.run_record import MEMBERSHIP
 
 LEASE_SECONDS = 300.0
@@ -130,7 +130,7 @@ def devices_reserved(before_waiting: Callable[[], object] = lambda: None) -> Ite
     A sweep's runs share them on purpose (--jobs). before_waiting: called where the devices may be
     another run's for hours.
     """
-    names = [] if not PREFECT_API_URL.value() or MEMBERSHIP.get() else device_limits()
+    names = [] if not lasting_server() or MEMBERSHIP.get() else device_limits()
     if not names:
         yield
         return

@@ -21,8 +21,9 @@ def listen() -> None:
 
     def keep(found: "sys.UnraisableHookArgs") -> None:
         if found.exc_value is not None and not isinstance(found.exc_value, Exception):
-            _dropped.append(found.exc_value)
-        before(found)
+            _dropped.append(found.exc_value)  # and say nothing: it is raised again
+        else:
+            before(found)
 
     sys.unraisablehook = keep
 

@@ -29,9 +29,9 @@ def publish(event: str, resource: str, payload: dict[str, str]) -> None:
     They are the environment, .env, prefect.toml and profiles. A failure is logged and stops
     nothing.
     """
-    from prefect.settings import PREFECT_API_URL  # `rlhf promote` needs nothing else of Prefect
+    from tasks.execution.prefect_server import lasting_server  # imports Prefect's settings
 
-    if not PREFECT_API_URL.value():
+    if not lasting_server():
         return
     from prefect.events import emit_event
 
