@@ -138,7 +138,7 @@ def _resolved_project(project: dict, source: LockSource, kept: dict[str, str]) -
 def _uv(place: Path, *words: str) -> str:
     uv = Path(sys.executable).with_name("uv")
     command = [uv, *words, "--quiet", "--python", sys.executable, "--directory", place]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
 
 
 def _entries(exported: str, digests: dict[str, str]) -> dict[str, str]:

@@ -32,7 +32,7 @@ def test_an_entry_has_its_digests_and_no_platform(lock, tmp_path):
     assert entries["jinja2"] == "jinja2==3.1.6 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\n"
     assert entries["torch"] == "torch==2.13.0+cpu \\\n    --hash=sha256:dd\n"
     file = tmp_path / "cpu.txt"
-    file.write_text("# a note==1\n" + "".join(entries.values()))
+    file.write_text("# a note==1\n" + "".join(entries.values()), encoding="utf-8")
     assert lock.pins(file) == {"jinja2": "3.1.6", "torch": "2.13.0+cpu", "uvicorn": "0.54.0"}
 
 
