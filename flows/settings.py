@@ -3,6 +3,7 @@
 import os
 
 from flows import environment
+from tasks.execution import stage_python
 from tasks.records.workspace import home_folder
 
 QUIET = {
@@ -29,6 +30,7 @@ def apply() -> None:
             "PREFECT_HOME": str(workspace / "prefect"),
         }
     )
+    stage_python.keep_absolute()
     environment.bypass_proxies()
     environment.provide_home(workspace / "home")
     environment.drop_unusable_caches()

@@ -31,7 +31,7 @@ class LockSource:
     """One entry of [tool.rlhf.lock]: what a lock file is resolved from.
 
     extras: of the project. without: packages that are left out of the file. besides: a lock of
-    which the file has no package again. cpu: with torch's CPU build.
+    which the file has no package again. cpu: with torch's CPU build. least: further bounds.
     """
 
     extras: list[str]
@@ -39,6 +39,7 @@ class LockSource:
     without: tuple[str, ...] = ()
     besides: str = ""
     cpu: bool = False
+    least: tuple[str, ...] = ()
 
 
 def main() -> int:
@@ -116,10 +117,14 @@ def _name_of(wheel: Path) -> str:
 
 def _resolved_project(project: dict, source: LockSource, kept: dict[str, str]) -> str:
     """Return a pyproject.toml that has what the lock is resolved from, and nothing else."""
-    extras = project["project"]["optional-dependencies"]
+    extras, own = project["project"]["optional-dependencies"], f"{project['project']['name']}["
+    names = [*source.extras]
+    for line in chain(*(extras[name] for name in source.extras)):
+        names += [line[len(own) : -1]] if line.startswith(own) else []
     wanted = [
         *project["project"]["dependencies"],
-        *chain(*(extras[name] for name in source.extras)),
+        *(line for name in names for line in extras[name] if not line.startswith(own)),
+        *source.least,
     ]
     held = [f"{name}=={version}" for name, version in kept.items()]
     corrected = "".join(

@@ -7,9 +7,12 @@ An installed package offers a function as an entry point of one of the groups be
 """
 
 import importlib
+import importlib.util
 import re
+import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 
 from rlhf_core.errors import BadInput
 
@@ -53,6 +56,26 @@ def module_and_function(subject: str, name: str, group: str | None) -> str:
             " 'module:function'. Correct the package."
         )
     return value
+
+
+def located(subject: str, name: str, group: str | None) -> tuple[str, Path | None]:
+    """Return 'module:function' of a function, and the file of its module; nothing of it runs.
+
+    The current folder is searched first. The file is None where there is none. subject, group: as
+    of `module_and_function`, which raises.
+    """
+    name = module_and_function(subject, name, group)
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        found = importlib.util.find_spec(name.partition(":")[0])
+    except (ImportError, ValueError):
+        found = None
+    finally:
+        sys.path.remove(here)
+    if found is None or not found.has_location:
+        return name, None
+    return name, Path(str(found.origin))
 
 
 def load_function(name: str, role: str, group: str | None = None) -> Callable:

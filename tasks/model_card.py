@@ -14,9 +14,10 @@ from rlhf_core.config.decidable import measured_kinds
 from rlhf_core.evidence.items import read_items
 from rlhf_core.gates.decide import Decision
 from rlhf_core.metrics import METRICS
-from rlhf_core.modeling.requirements import has_sequence_classifier, read_config
+from rlhf_core.modeling.requirements import read_config
 from rlhf_core.rundir import Artifact, StageResult
 from rlhf_core.stage_catalogue import REWARD, STAGES, VALIDATE, Stage
+from tasks.execution.stage_calls import ask
 from tasks.records.provenance import short_commit
 from tasks.records.run_record import ModelKind, Record
 from tasks.run_context import RunContext, StageOutput
@@ -24,8 +25,8 @@ from tasks.tracking import rendering
 
 DESCRIPTION_LENGTH = 5000  # characters of a version's description: the limit of MLflow's column
 LEFT_OUT_FIRST = ("Training", "Lineage", "Samples", "Data")
-SAMPLES = 3
-CELL, BRIEF_CELL = 160, 100  # characters of a sample in a table
+SAMPLES, CELL, BRIEF_CELL = 3, 160, 100  # rows of a table, characters of a sample in it
+_KNOWN = "rlhf_core.modeling.requirements:has_sequence_classifier"
 
 
 def card(
@@ -277,7 +278,7 @@ def _loading(recipe: Recipe, model: str, kind: ModelKind, folder: Path) -> str:
     else:
         flags, note = "--runner pooling", ""
         plain = _in_transformers("AutoModelForSequenceClassification")
-        if not has_sequence_classifier(read_config(folder).get("model_type", "")):
+        if not ask(_KNOWN, read_config(folder).get("model_type", "")):
             plain = "# transformers has no sequence classifier of this family; MLflow loads it"
         example = (
             'model.predict([{"prompt": "...", "chosen": "...", "rejected": "..."}])'

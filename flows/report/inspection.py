@@ -18,8 +18,7 @@ from flows.report.inspection_text import (
 )
 from flows.report.page import Section, badge, cell, join, page, table
 from rlhf_core.inspection.findings import ModelFinding
-from rlhf_core.inspection.rows import InspectedRow
-from rlhf_core.inspection.stages import InspectedStage
+from rlhf_core.inspection.shown import InspectedRow, InspectedStage
 from tasks.stages.inspected import Inspection
 
 STYLE = Markup("<style>{}</style>").format(

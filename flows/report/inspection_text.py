@@ -9,8 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.report.trace_text import visible
-from rlhf_core.inspection.rows import InspectedRow
-from rlhf_core.inspection.stages import InspectedStage
+from rlhf_core.inspection.shown import InspectedRow, InspectedStage
 
 STYLES = {"prompt": "", "response": "cyan", "trained": "bold green"}
 LEGEND = (

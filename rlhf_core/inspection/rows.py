@@ -13,26 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from rlhf_core.batching.batch import Batch, Sequence, TrainedSequence, collate
 from rlhf_core.batching.packing import trained_mask
 from rlhf_core.data.render import token_text
+from rlhf_core.inspection.shown import InspectedRow
 from rlhf_core.modeling.models import final_scores
-
-
-@dataclass(frozen=True)
-class InspectedRow:
-    """The tokens of one row, padding left out.
-
-    kind: of text, e.g. 'chosen'. record: id of the row that it was made from. prompt: number of its
-    tokens. trained: per token, True where the loss has a term. score_at: place of the token whose
-    score counts, ends_at: of the one that ends the reply; None where the stage has neither.
-    """
-
-    kind: str
-    record: str
-    ids: list[int]
-    texts: list[str]
-    prompt: int
-    trained: list[bool]
-    score_at: int | None = None
-    ends_at: int | None = None
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,14 @@ from rlhf_core.config.decidable import measured_kinds
 from rlhf_core.data.render import render_prompt
 from rlhf_core.data.splits import load_split
 from rlhf_core.data.tokenizer import load_tokenizer
-from rlhf_core.inspection.rows import InspectedRow, RowUse, prompt_row, rows_of_batch
+from rlhf_core.inspection.findings import ModelFinding
+from rlhf_core.inspection.model import inspect_model
+from rlhf_core.inspection.rows import RowUse, prompt_row, rows_of_batch
+from rlhf_core.inspection.shown import InspectedRow, InspectedStage, ReadModels
 from rlhf_core.reward.labelled_replies import reply_sequences
 from rlhf_core.reward.scoring import pair_sequences
 from rlhf_core.stage_catalogue import NEW_PAIRS, NEW_TRAIN
+from rlhf_core.template_date import template_date
 
 Render = Callable[[PreTrainedTokenizerBase, list[dict]], list[InspectedRow]]
 ANSWERS = ("chosen", "rejected")
@@ -31,30 +35,6 @@ MEANINGS = {
 
 
 @dataclass(frozen=True)
-class ReadModels:
-    """The folders whose tokenizers the stages load before anything is trained.
-
-    An SFT model gets the tokenizer of its base model, and a reward model that of its SFT model.
-    """
-
-    base: Path
-    sft: Path | None = None
-    reward: Path | None = None
-
-
-@dataclass(frozen=True)
-class InspectedStage:
-    """The first rows of a stage; count: the rows that it takes of the split in all."""
-
-    stage: str
-    split: str
-    count: int
-    model: Path
-    meaning: str
-    rows: tuple[InspectedRow, ...]
-
-
-@dataclass(frozen=True)
 class _Reading:
     """A stage's tokenizer, its split with the limit of rows, and how it renders a row."""
 
@@ -63,6 +43,19 @@ class _Reading:
     split: str
     limit: int | None
     render: Render
+
+
+def inspect_with_models(
+    recipe: Recipe, models: ReadModels, splits: dict[str, Path], rows: int, *, date: str | None
+) -> tuple[list[InspectedStage], dict[Path, list[ModelFinding]]]:
+    """Return the stages as `inspect_stages` does, and the findings on the models that they read.
+
+    date: the day that the chat templates print, as in the stages.
+    """
+    with template_date(date):
+        stages = inspect_stages(recipe, models, splits, rows)
+    read = dict.fromkeys(stage.model for stage in stages)
+    return stages, {folder: inspect_model(folder) for folder in read}
 
 
 def inspect_stages(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlhf_core.evaluation.ngrams import first_words, opening_shares, repetition, words
-from rlhf_core.evaluation.retrieval import prompt_ranks
+from rlhf_core.evaluation.prompt_ranks import ranks_of_prompts
 from rlhf_core.live.paired import PairedScores, paired_measure
 from rlhf_core.live.verdict import LiveFinding, LiveMeasure
 from rlhf_core.statistics.clusters import linearised
@@ -143,8 +143,8 @@ def _openings(champion: JudgedReplies, candidate: JudgedReplies) -> Values:
 def _prompt_losses(champion: JudgedReplies, candidate: JudgedReplies) -> Values:
     """Return the share of all prompts that are more similar to a reply than its own prompt."""
     together = [*champion, *candidate]
-    ranks_N = prompt_ranks([each.prompt for each in together], [each.reply for each in together])
-    loss_N = 1 - ranks_N.numpy()
+    prompts, replies = [each.prompt for each in together], [each.reply for each in together]
+    loss_N = 1 - ranks_of_prompts(prompts, replies)
     return loss_N[: len(champion)], loss_N[len(champion) :]
 
 

@@ -37,7 +37,13 @@ def require_servable(folder: Path) -> None:
 
 
 def server_command(
-    folder: Path, model: str, port: int, further: tuple[str, ...], *, cuda: bool
+    folder: Path,
+    model: str,
+    port: int,
+    further: tuple[str, ...],
+    *,
+    cuda: bool,
+    python: str = sys.executable,
 ) -> list[str]:
     """Return the command that serves a folder under the name `model`.
 
@@ -46,7 +52,7 @@ def server_command(
     """
     config = _config(folder)
     return [
-        sys.executable,
+        python,
         "-P",  # a file of the current folder must not take a library's place
         "-m",
         "vllm.entrypoints.openai.api_server",

@@ -5,7 +5,6 @@ import glob
 import json
 import os
 import socket
-import sys
 from pathlib import Path
 
 from rlhf_core.config import Distributed
@@ -13,6 +12,7 @@ from rlhf_core.config.stage_configs import PPOStageConfig
 from rlhf_core.errors import BadInput
 from rlhf_core.ranks import DEVICES
 from rlhf_core.rundir import StageSpec, write_atomically
+from tasks.execution.stage_python import stage_python, stage_variables
 
 BY_LAUNCHERS = (
     "RANK",
@@ -28,6 +28,19 @@ PORT = 29500  # of rank 0, torch's usual one, where other hosts must know it
 # DeepSpeed's runner writes variables that begin so into command lines, which every user of a host
 # sees
 SECRETS = "MLFLOW"
+QUIET = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONUNBUFFERED": "1",
+    "DO_NOT_TRACK": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+}
+# Threads that spin long at barriers slow two stages on one machine down twentyfold and more.
+# Threads that sleep at once cost a stage that is alone a tenth. libgomp takes this count itself
+# when it knows of more threads than cores.
+ON_CPU = {"DS_ACCELERATOR": "cpu", "GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
 _RANK = ("--module", "--no_local_rank", "--log_level=warning", "rlhf_core")
 
 
@@ -39,7 +52,7 @@ def command(spec: StageSpec, distributed: Distributed) -> tuple[str, ...]:
     if distributed.hostfile is not None:
         return _over_hosts(distributed)
     return (
-        sys.executable,
+        stage_python(),
         "-uP",  # P: a file of the current folder must not take a library's place
         "-m",
         "deepspeed.launcher.launch",
@@ -64,6 +77,17 @@ def _own_devices(spec: StageSpec) -> int:
     """Return the number of devices that a stage's sampler needs beside those of the ranks."""
     config = spec.config
     return config.ppo.sampling.own_devices if isinstance(config, PPOStageConfig) else 0
+
+
+def environment(ranks: int = 1) -> dict[str, str]:
+    """Return the environment of a stage process, from this one's.
+
+    It turns usage reports off, names the CPU where there is no GPU, and has the stage's log in
+    UTF-8 whatever the locale.
+    """
+    cpu = {} if has_cuda() else ON_CPU
+    own = os.environ | stage_variables() | {"PYTHONIOENCODING": "utf-8"}
+    return variables(ranks, cpu | QUIET | own)
 
 
 def variables(count: int, base: dict[str, str]) -> dict[str, str]:
@@ -119,7 +143,7 @@ def _over_hosts(distributed: Distributed, number: int = 0) -> tuple[str, ...]:
         if distributed.launcher == "by_hand"
         else [f"--launcher={distributed.launcher}"]
     )
-    runner = (sys.executable, "-uP", "-m", "deepspeed.launcher.runner", f"--hostfile={hostfile}")
+    runner = (stage_python(), "-uP", "-m", "deepspeed.launcher.runner", f"--hostfile={hostfile}")
     return (*runner, *how, *address, f"--master_port={distributed.master_port or PORT}", *_RANK)
 
 

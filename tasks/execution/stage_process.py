@@ -5,7 +5,6 @@ import fcntl
 import json
 import os
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,34 +12,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from rlhf_core import errors
 from rlhf_core.config import Distributed
-from rlhf_core.errors import LAST_LINES, BadInput, LimitReached, RLHFError, StageFailed
+from rlhf_core.errors import LAST_LINES, BadInput, LimitReached, StageFailed
 from rlhf_core.rundir import STOP, StageResult, StageSpec, new_lines, read_result, write_atomically
 from tasks.execution import dropped_signals, launcher, resource_usage
 from tasks.execution.continuation import continue_stopped
 from tasks.execution.guarded_process import GuardedProcess
-from tasks.execution.launcher import has_cuda
+from tasks.execution.launcher import QUIET, environment
+from tasks.execution.stage_calls import refusal
+from tasks.execution.stage_python import stage_python
 from tasks.mirror import mirror
 from tasks.mirror.remote import Remote
 from tasks.records import events
 
-COMMAND = (sys.executable, "-m", "rlhf_core")
+COMMAND: tuple[str, ...] = ()  # in place of `python -m rlhf_core`, in tests
 REFUSED = 2
 POLL_SECONDS = 0.2
-QUIET = {
-    "TOKENIZERS_PARALLELISM": "false",
-    "PYTHONUNBUFFERED": "1",
-    "DO_NOT_TRACK": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    "GX_ANALYTICS_ENABLED": "false",
-}
-# Threads that spin long at barriers slow two stages on one machine down twentyfold and more.
-# Threads that sleep at once cost a stage that is alone a tenth. libgomp takes this count itself
-# when it knows of more threads than cores.
-ON_CPU = {"DS_ACCELERATOR": "cpu", "GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
 
 
 @dataclass(frozen=True)
@@ -101,7 +88,9 @@ def bring(spec: StageSpec, run_dir: Path) -> None:
 
 def command_of(spec: StageSpec, distributed: Distributed | None) -> tuple[str, ...]:
     """Return the command that starts the stage on this host, before STAGE SPEC RUN_DIR."""
-    return launcher.command(spec, distributed or Distributed()) if spec.ranks > 1 else COMMAND
+    if spec.ranks > 1:
+        return launcher.command(spec, distributed or Distributed())
+    return COMMAND or (stage_python(), "-m", "rlhf_core")
 
 
 def ranks_here(spec: StageSpec, distributed: Distributed | None) -> int:
@@ -227,7 +216,8 @@ def _outcome(stage: str, run_dir: Path, code: int) -> StageResult:
     if code == 0 and (result := read_result(run_dir)):
         return result
     if code == REFUSED and (run_dir / "failure.json").exists():
-        error = _refusal(json.loads((run_dir / "failure.json").read_text(encoding="utf-8")))
+        failure = json.loads((run_dir / "failure.json").read_text(encoding="utf-8"))
+        error = refusal(failure["error"], failure["message"], failure.get("code"))
     else:
         error = StageFailed(_failure(stage, run_dir, code))
     if isinstance(error, LimitReached):  # it was asked to
@@ -239,13 +229,6 @@ def _outcome(stage: str, run_dir: Path, code: int) -> StageResult:
     raise error
 
 
-def _refusal(failure: dict) -> RLHFError:
-    kind, code = getattr(errors, failure["error"], None), failure.get("code")
-    if isinstance(kind, type) and issubclass(kind, RLHFError):
-        return kind(failure["message"], code=code)
-    return BadInput(failure["message"], code=code)
-
-
 def _failure(stage: str, run_dir: Path, code: int) -> str:
     how = f"was ended by signal {code - 128}" if code > 128 else f"ended with exit code {code}"
     if code == 0:
@@ -254,13 +237,3 @@ def _failure(stage: str, run_dir: Path, code: int) -> str:
     return "\n  ".join(
         [f"stage {stage} {how}; its log is {log}, the last lines are:", *last_lines(log)]
     )
-
-
-def environment(ranks: int = 1) -> dict[str, str]:
-    """Return the environment of a stage process, from this one's.
-
-    It turns usage reports off, names the CPU where there is no GPU, and has the stage's log in
-    UTF-8 whatever the locale.
-    """
-    cpu = {} if has_cuda() else ON_CPU
-    return launcher.variables(ranks, cpu | QUIET | os.environ | {"PYTHONIOENCODING": "utf-8"})

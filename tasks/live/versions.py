@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rlhf_core.errors import BadInput, RLHFError
 from rlhf_core.live.routing import WantedVersions
-from rlhf_core.live.serving import require_servable
+from tasks.execution.stage_calls import ask
 from tasks.promotion.aliases import RegistryAliases
 from tasks.promotion.champions import AliasState
 from tasks.promotion.eligibility import check_version, state_at_promotion
@@ -113,5 +113,5 @@ def fetch_served(registry: RegistryAliases, version: str) -> ServedVersion:
     """
     found = registry.require_version("policy", version)
     weights = fetch(registry.workspace, found)
-    require_servable(weights.path)
+    ask("rlhf_core.live.serving:require_servable", weights.path)
     return ServedVersion(version, weights.digest, served_name(registry, version), weights.path)

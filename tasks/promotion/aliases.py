@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 from rlhf_core.config.registry import CANDIDATES
 from rlhf_core.errors import BadInput, PromotionRefused
+from tasks.execution.stage_calls import ask
 from tasks.promotion.champions import KINDS, AliasPlan, AliasState, AliasVersions, Champion
 from tasks.promotion.ledger import Action, Ledger, LedgerEntry
 from tasks.records.run_record import ModelKind
 from tasks.records.workspace import Workspace
-from tasks.registry import answers, packaging, versions
+from tasks.registry import packaging, versions
 from tasks.registry.versions import CHAMPION, PREVIOUS
 from tasks.tracking.account import unanswered
 from tasks.tracking.address import require_address
@@ -241,9 +242,6 @@ def smoke_test_alias(registry: RegistryAliases, entry: LedgerEntry, plan: AliasP
 
     Raises PromotionRefused when that fails.
     """
-    # torch, which a pipeline without a promotion never needs in this process
-    from rlhf_core.modeling.smoke import smoke
-
     for kind, champion in plan.state.champions():
         if kind != entry.kind and plan.before[f"{kind}@{CHAMPION}"] == champion.version:
             continue
@@ -258,7 +256,7 @@ def smoke_test_alias(registry: RegistryAliases, entry: LedgerEntry, plan: AliasP
             )
         try:
             with versions.served_files(registry.workspace, version, uri) as folder:
-                smoke(kind, packaging.model_folder(folder))
-                answers.predict_once(kind, folder)
+                ask("rlhf_core.modeling.smoke:smoke", kind, packaging.model_folder(folder))
+                ask("tasks.registry.answers:predict_once", kind, folder)
         except BadInput as error:
             raise PromotionRefused(f"{uri} does not load and run: {error}") from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rlhf_core.errors import PromotionRefused, RLHFError
 from rlhf_core.live.verdict import LiveVerdict
 from rlhf_core.stage_catalogue import ALIGNED_WITHOUT_REWARD
+from tasks.execution.stage_calls import require_stages
 from tasks.promotion import announce
 from tasks.promotion.aliases import RegistryAliases, champion_history, drift, rollback_targets
 from tasks.promotion.champions import KINDS, AliasPlan, AliasState
@@ -27,6 +28,8 @@ from tasks.promotion.transaction import (
 )
 from tasks.records.run_record import ModelKind
 from tasks.registry.versions import CHAMPION
+
+SMOKE_TEST = "the load of the new champion, once,"
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,9 @@ class PromotionResult:
 def promote(registry: RegistryAliases, request: PromotionRequest) -> PromotionResult:
     """Make a version champion, and for a policy its reward model with it.
 
-    Raises PromotionRefused; then nothing has changed.
+    Raises PromotionRefused, and BadInput where no model can be loaded; then nothing has changed.
     """
+    require_stages(SMOKE_TEST)
     recover(registry)
     entry = append_promotion(registry, request)
     if isinstance(entry, PromotionResult):
@@ -116,6 +120,7 @@ def rollback(registry: RegistryAliases, request: PromotionRequest) -> PromotionR
 
     Raises as promote does.
     """
+    require_stages(SMOKE_TEST)
     recover(registry)
     entry, target = append_rollback(registry, request)
     with begin_transaction(registry, entry) as transaction:

@@ -13,6 +13,7 @@ from rlhf_core.digest import digest_file, digest_json
 
 COPIES = Path(str(files("tasks"))).resolve() / "shipped"
 PACKAGES = ("flows", "rlhf_core", "tasks")
+CONTROL = "control.txt"  # the lock of commands and flows, which compute nothing
 FOLDERS = ("mlflow", "infra/requirements")
 
 
@@ -27,8 +28,9 @@ def shipped(folder: str) -> Path:
 
 
 def locks() -> list[Path]:
-    """Return the files of locked requirements, in order of their names."""
-    return sorted(shipped("infra/requirements").glob("*.txt"))
+    """Return the files of locked requirements with which stages run, in order of their names."""
+    found = sorted(shipped("infra/requirements").glob("*.txt"))
+    return [file for file in found if file.name != CONTROL]
 
 
 @cache

@@ -30,7 +30,7 @@ def predict_once(kind: ModelKind, folder: Path) -> None:
 
 def _require_same_scores(model: Any, folder: Path) -> None:
     """Compare the scores of a loaded pyfunc model, whose answer is a frame, with the pipeline's."""
-    # torch, which a pipeline without a promotion never needs in this process
+    # torch, which whoever asks for a policy alone does not need
     from rlhf_core.modeling.smoke import CONVERSATIONS, pipeline_scores
 
     rows = [

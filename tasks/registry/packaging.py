@@ -17,7 +17,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -34,6 +33,7 @@ from rlhf_core.file_modes import usual_mode
 from rlhf_core.gates.decide import Decision
 from rlhf_core.modeling.pickles import pickle_files
 from rlhf_core.rundir import write_atomically
+from tasks.execution.stage_calls import ask
 from tasks.records.approval_record import VersionApproval
 from tasks.records.file_lock import locked
 from tasks.records.run_record import ModelKind, Registration
@@ -221,7 +221,8 @@ def _refuse_pickles(model: Path) -> None:
 
 def _save_frame(kind: ModelKind, folder: Path) -> None:
     """Save a pyfunc model without its weights, which MLflow would copy."""
-    pins = [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
+    versions = ask("rlhf_core.interpreter.installed:versions")  # of the models' code
+    pins = [f"{name}=={versions[name].partition('+')[0]}" for name in REQUIREMENTS]
     with tempfile.TemporaryDirectory() as temporary:
         script, archive = write_code(kind, Path(temporary))
         mlflow.pyfunc.save_model(

@@ -3,7 +3,6 @@
 import difflib
 import re
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 from rlhf_core import ROOT
@@ -11,6 +10,7 @@ from rlhf_core.benchmarks.names import benchmark_name, input_name, is_task_file
 from rlhf_core.config.evaluate import Benchmarks
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact
+from tasks.execution.stage_calls import ask
 from tasks.stages.spec import Artifacts, is_there, permitted, readable
 
 KEY = "evaluate.benchmarks.tasks"
@@ -28,7 +28,7 @@ def folders(config: Benchmarks) -> Artifacts:
     """
     if not config.tasks:
         return {}
-    if find_spec(LIBRARY) is None:
+    if _library() is None:
         raise BadInput(
             f"{KEY} is {config.tasks}, and lm-eval, which runs benchmarks, is not installed;"
             " expected the package lm_eval. Install it with `make setup`, or with `pip install"
@@ -109,13 +109,18 @@ def _task_text(path: Path) -> str:
     return text
 
 
+def _library() -> Path | None:
+    """Return the folder of lm-eval where stages run, None where it is not installed."""
+    return ask("rlhf_core.interpreter.installed:package_folder", LIBRARY)
+
+
 @cache
 def _known_to_library() -> dict[str, Path]:
     """Return the folder of the file that defines each task, group and tag of lm-eval."""
-    spec = find_spec(LIBRARY)
-    assert spec is not None and spec.origin, "lm-eval was found before"
+    library = _library()
+    assert library is not None, "lm-eval was found before"
     found: dict[str, Path] = {}
-    for file in sorted((Path(spec.origin).parent / "tasks").rglob("*.yaml")):
+    for file in sorted((library / "tasks").rglob("*.yaml")):
         for name in _NAMED.findall(file.read_text(encoding="utf-8", errors="replace")):
             found.setdefault(name, file.parent)
     return found

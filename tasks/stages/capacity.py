@@ -4,20 +4,14 @@ The longest allowed row fits context and sampler cache, there are embeddings for
 model from which a reward model or critic is made can have a scalar head.
 """
 
-from importlib.util import find_spec
 from pathlib import Path
 
 from rlhf_core.config import Recipe, Training
 from rlhf_core.errors import BadInput, ConfigError
-from rlhf_core.modeling.requirements import (
-    WITHOUT_SCALAR_HEAD,
-    context_of,
-    embedding_rows,
-    read_config,
-)
+from rlhf_core.modeling.requirements import WITHOUT_SCALAR_HEAD, embedding_rows, read_config
 from rlhf_core.plan.shape import FAMILIES
-from rlhf_core.sampling.architectures import service_of
 from rlhf_core.stage_catalogue import LEARNING, SAMPLING
+from tasks.execution.stage_calls import ask
 from tasks.stages.reward_start import require_same_base
 from tasks.stages.spec import Artifacts
 
@@ -34,7 +28,7 @@ def require_context(recipe: Recipe, model: Path) -> None:
         f"{stage}.sampling.max_new_tokens": recipe.sampling(stage).max_new_tokens
         for stage in sampling
     }
-    if context := context_of(model):
+    if context := ask("rlhf_core.modeling.requirements:context_of", model):
         for key, response in responses.items():
             _require_room(key, response, recipe.data.max_prompt_tokens, context, model)
     for stage in sampling:
@@ -115,12 +109,7 @@ def require_given(recipe: Recipe, model: Path, have: Artifacts | None = None) ->
     given = (recipe.model.sft, recipe.model.reward, *recipe.evaluate.reward_models)
     for folder in [Path(name).expanduser() for name in given if name]:
         if embedding_rows(folder):
-            from rlhf_core.data.tokenizer import load_tokenizer
-            from rlhf_core.modeling.trainable import require_weights
-            from rlhf_core.modeling.vocabulary import require_embeddings
-
-            require_weights(folder)
-            require_embeddings(load_tokenizer(folder), folder)
+            ask("rlhf_core.inspection.given:require_usable", folder)
     if recipe.model.reward:
         _require_given_reward(recipe, model, Path(recipe.model.reward).expanduser())
     require_same_base(recipe, model, have or {})
@@ -154,13 +143,12 @@ def _require_separate_rows(recipe: Recipe) -> None:
     for name in (name for name, packs in wanted.items() if name and packs):
         folder = Path(name).expanduser()
         if embedding_rows(folder):
-            from rlhf_core.modeling.row_borders import require_separate_rows
-
             if name == recipe.model.sft:
                 _require_no_balancing(recipe, shared, folder)
             # of an ensemble each member
             for member in (folder, *sorted(folder.glob("member_*"))):
-                require_separate_rows(member, share_prompts=bool(shared) and name in trained)
+                check, shares = "rlhf_core.modeling.row_borders:require_separate_rows", bool(shared)
+                ask(check, member, share_prompts=shares and name in trained)
 
 
 def _require_no_balancing(recipe: Recipe, sharing: list[str], folder: Path) -> None:
@@ -168,24 +156,17 @@ def _require_no_balancing(recipe: Recipe, sharing: list[str], folder: Path) -> N
 
     A given reward model from which PPO's critic starts is refused when PPO begins.
     """
-    from rlhf_core.preflight import require_no_balancing
-
     training = [stage for stage in sharing if not (stage == "reward" and recipe.model.reward)]
     sections = [recipe.section(stage) for stage in training]
-    require_no_balancing(
-        folder, [one.router_aux_loss_coef for one in sections if isinstance(one, Training)]
-    )
+    coefficients = [one.router_aux_loss_coef for one in sections if isinstance(one, Training)]
+    ask("rlhf_core.preflight:require_no_balancing", folder, coefficients)
 
 
 def _require_given_reward(recipe: Recipe, model: Path, reward: Path) -> None:
     if not embedding_rows(reward):
         return
-    from rlhf_core.modeling.padding import require_own_pad
-    from rlhf_core.modeling.reading import reward_reading
-
-    require_own_pad(reward)
-    if recipe.runs("ppo") and recipe.ppo.reward.model_weight and embedding_rows(model):
-        reward_reading(recipe.ppo, model, reward)
+    scores = recipe.runs("ppo") and recipe.ppo.reward.model_weight and embedding_rows(model)
+    ask("rlhf_core.inspection.given:require_reward", reward, recipe.ppo if scores else None, model)
 
 
 def require_served(recipe: Recipe, model: Path) -> None:
@@ -202,7 +183,8 @@ def require_served(recipe: Recipe, model: Path) -> None:
     if not wanting or values.get("model_type") in FAMILIES:
         return
     names = values.get("architectures") or []
-    if any(service_of(name) == "none" for name in names[:1]):
+    service = "rlhf_core.sampling.architectures:service_of"
+    if any(ask(service, name) == "none" for name in names[:1]):
         raise BadInput(
             f"{model} is a {names[0]}, which vLLM does not serve; set {' and '.join(wanting)} to"
             " 'transformers' (slower, the same statistics), or take a model of another family"
@@ -214,7 +196,7 @@ def require_samplers(recipe: Recipe, stages: list[str]) -> None:
     wanting = [
         stage for stage in SAMPLING if stage in stages and recipe.sampling(stage).engine == "vllm"
     ]
-    if wanting and find_spec("vllm") is None:
+    if wanting and ask("rlhf_core.interpreter.installed:package_folder", "vllm") is None:
         raise BadInput(
             f"{wanting[0]}.sampling.engine is 'vllm', which is not installed here; install it, or"
             f" set {' and '.join(f'{stage}.sampling.engine' for stage in wanting)} to"

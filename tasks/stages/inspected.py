@@ -6,10 +6,9 @@ from pathlib import Path
 from rlhf_core.config import Recipe
 from rlhf_core.data.splits import SPLITS
 from rlhf_core.inspection.findings import ModelFinding
-from rlhf_core.inspection.model import inspect_model
-from rlhf_core.inspection.stages import InspectedStage, ReadModels, inspect_stages
+from rlhf_core.inspection.shown import InspectedStage, ReadModels
 from rlhf_core.stage_catalogue import PREPARE, VALIDATE
-from rlhf_core.template_date import template_date
+from tasks.execution.stage_calls import ask
 from tasks.records.workspace import Workspace
 from tasks.stages.spec import date_of_templates
 from tasks.stages.trace import inputs
@@ -33,10 +32,10 @@ def inspect_recipe(recipe: Recipe, workspace: Workspace, *, rows: int) -> Inspec
     models = ReadModels(have["base"].path, _folder(recipe.model.sft), _folder(recipe.model.reward))
     splits = {name: have[name].path for name in SPLITS if name in have}
     folders = [folder for folder in (models.base, models.sft, models.reward) if folder]
-    with template_date(date_of_templates(recipe, folders)):  # as the stages do
-        stages = inspect_stages(recipe, models, splits, rows)
-    read = dict.fromkeys(stage.model for stage in stages)
-    return Inspection(recipe.name, {folder: inspect_model(folder) for folder in read}, stages)
+    date = date_of_templates(recipe, folders)
+    look = "rlhf_core.inspection.stages:inspect_with_models"
+    stages, findings = ask(look, recipe, models, splits, rows, date=date)
+    return Inspection(recipe.name, findings, stages)
 
 
 def _folder(name: str | None) -> Path | None:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from rlhf_core.config import Judge, Recipe
 from rlhf_core.errors import BadInput, StageFailed
-from rlhf_core.judging.judge_endpoint import require_answer
 from rlhf_core.stage_catalogue import EVALUATE, PPO
+from tasks.execution.stage_calls import ask
 
 
 def require_judges(recipe: Recipe, is_wanted: Callable[[str], bool]) -> None:
@@ -22,7 +22,7 @@ def require_judges(recipe: Recipe, is_wanted: Callable[[str], bool]) -> None:
     for key, (stage, judge) in judges.items():
         if judge and judge.endpoint and recipe.runs(stage) and is_wanted(stage):
             try:
-                require_answer(judge)
+                ask("rlhf_core.judging.judge_endpoint:require_answer", judge)
             except BadInput as error:
                 raise BadInput(f"{key}, asked before anything trains: {error}") from None
             except StageFailed as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rlhf_core.config import Recipe
 from rlhf_core.inspection.findings import ModelFinding, checked, ok, refuses
+from tasks.execution.stage_calls import ask
 from tasks.stages.capacity import require_classifier, require_context, require_given, require_served
 from tasks.stages.spec import model_folder
 
@@ -42,9 +43,7 @@ def model_report(folder: Path, recipe: Recipe | None = None) -> ModelReport:
         model_folder("--model", str(folder))
     found = [checked("files", partial(_files, folder))]
     if (folder / "config.json").is_file():
-        from rlhf_core.inspection.model import inspect_model
-
-        found += inspect_model(folder)
+        found += ask("rlhf_core.inspection.model:inspect_model", folder)
         if recipe and not refuses(found, "architecture"):
             found += _for_recipe(recipe, folder)
     return ModelReport(folder, recipe.name if recipe else None, tuple(found))

@@ -9,6 +9,7 @@ from rlhf_core.errors import BadInput
 from rlhf_core.modeling.requirements import read_config
 from rlhf_core.rundir import ENSEMBLE, Artifact
 from rlhf_core.stage_catalogue import NEW_HELDOUT, UNSEEN
+from tasks.execution.stage_calls import ask
 from tasks.stages.spec import Artifacts, model_folder
 
 OF_CHAMPION = "reward_of_champion"  # the artifact that a key names by 'champion'
@@ -117,9 +118,7 @@ def require_start(recipe: Recipe, have: Artifacts) -> None:
 def _members(folder: Path) -> int:
     if not (folder / ENSEMBLE).exists():
         return 1
-    from rlhf_core.modeling.ensemble import offsets_of  # imports torch
-
-    return len(offsets_of(folder))
+    return len(ask("rlhf_core.modeling.ensemble:offsets_of", folder))
 
 
 def require_same_base(recipe: Recipe, model: Path, have: Artifacts) -> None:
@@ -137,10 +136,7 @@ def require_same_base(recipe: Recipe, model: Path, have: Artifacts) -> None:
                 f"{named.said}, a model of another shape than {model}: it has"
                 f" {_described(ours, theirs)}, expected {_described(theirs, ours)}. {remedy}"
             )
-        from rlhf_core.data.tokenizer import load_tokenizer
-        from rlhf_core.modeling.reading import reads_the_same
-
-        if not reads_the_same(load_tokenizer(named.folder), load_tokenizer(model)):
+        if not ask("rlhf_core.inspection.given:folders_read_the_same", named.folder, model):
             raise BadInput(
                 f"{named.said}, which has another tokenizer or chat template than {model}; expected"
                 f" the same. {remedy}"

@@ -10,6 +10,9 @@ from rlhf_core.config.decidable import rules_of, samples_needed
 from rlhf_core.data.splits import load_split
 from rlhf_core.errors import BadInput
 from rlhf_core.stage_catalogue import VALIDATE
+from tasks.execution.stage_calls import ask
+
+DRAWN = "rlhf_core.batching.batch:places"  # of the rows that are measured
 
 
 def require_samples(
@@ -42,10 +45,9 @@ def require_subsets(recipe: Recipe, comparisons: Path, is_wanted: Callable[[str]
     ]
     if not gated:
         return
-    from rlhf_core.batching.batch import subset as drawn  # imports torch
-
     limit, seed = recipe.reward.max_heldout, recipe.data.split_seed
-    rows = drawn(load_split(comparisons), limit, seed=seed)
+    held = load_split(comparisons)
+    rows = [held[i] for i in ask(DRAWN, len(held), limit, seed=seed)]
     found = Counter(filter(None, subsets_of(rows)))
     for gate, subset, least in gated:
         if found[subset] < least:

@@ -5,11 +5,11 @@ from pathlib import Path
 from rlhf_core import stage_catalogue
 from rlhf_core.config import Recipe, Source
 from rlhf_core.config.stage_configs import ValidateStageConfig
-from rlhf_core.data.sources.hub import at_commit
 from rlhf_core.errors import BadInput
 from rlhf_core.named_functions import READERS
 from rlhf_core.preflight import needs_of
 from rlhf_core.rundir import Artifact, StageSpec
+from tasks.execution.stage_calls import ask
 from tasks.stages import benchmarks
 from tasks.stages.capacity import require_classifier, require_context, require_given, require_served
 from tasks.stages.functions.source import source_of
@@ -43,7 +43,8 @@ def spec(recipe: Recipe, have: Artifacts) -> StageSpec[ValidateStageConfig]:
     require_classifier(recipe, model)
     require_served(recipe, model)
     require_given(recipe, model, have)
-    commits = {name: at_commit(recipe.data.key_of(name), one) for name, one in hub.items()}
+    at_commit = "rlhf_core.data.sources.hub:at_commit"
+    commits = {name: ask(at_commit, recipe.data.key_of(name), one) for name, one in hub.items()}
     data = recipe.data.with_sources(commits)
     config = ValidateStageConfig(data=data, needs=needs_of(recipe))
     spec = make_spec(recipe, "validate", config, inputs)

@@ -74,10 +74,10 @@ def plan(
     from flows.cli.tables.plan import plan_json, plan_parts
     from rlhf_core.config import load_recipe
     from rlhf_core.plan.picture import draw_plans
-    from rlhf_core.plan.source import find_models
+    from tasks.execution.stage_calls import ask
 
     loaded, devices = load_recipe(recipe, settings or []), find_devices(gpus, gpu_memory)
-    models = find_models(loaded, name=model, config=model_config)
+    models = ask("rlhf_core.plan.source:find_models", loaded, name=model, config=model_config)
     plans = _plans(loaded, models, devices)
     remedies = [_remedies(loaded, models, one) for one in plans]
     if picture:

@@ -172,7 +172,7 @@ def _require_servable(registry: RegistryAliases, options: LiveOptions) -> None:
             " candidate can answer too. Add --log SHARE, or --shadow 0."
         )
     if options.redact:
-        source_of("--redact", options.redact, group=None)
+        source_of("--redact", options.redact, group=None, in_stage=False)
     fetch_served(registry, wanted_versions(registry).champion)
 
 

@@ -29,6 +29,7 @@ from rlhf_core.live.reply_log import VARIABLE, remove_unfinished
 from rlhf_core.live.serving import server_command, server_environment
 from rlhf_core.sampling.shared_blocks import unlink_blocks_of
 from tasks.execution.launcher import has_cuda
+from tasks.execution.stage_python import stage_python
 from tasks.live.versions import ServedVersion
 from tasks.records.process_identity import ProcessIdentity
 
@@ -39,7 +40,8 @@ Command = Callable[[Path, str, int, tuple[str, ...]], list[str]]
 
 def vllm_command(folder: Path, model: str, port: int, further: tuple[str, ...]) -> list[str]:
     """Return the command of vLLM's server for this machine."""
-    return server_command(folder, model, port, further, cuda=has_cuda())
+    python = stage_python()
+    return server_command(folder, model, port, further, cuda=has_cuda(), python=python)
 
 
 def start_server(place: LiveFolder, served: ServedVersion, command: Command) -> ModelServer:

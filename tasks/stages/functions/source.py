@@ -1,14 +1,13 @@
 """The source files of functions that a recipe names; they are part of a stage's identity."""
 
 import ast
-import importlib.util
-import sys
 from pathlib import Path
 
 from rlhf_core import ROOT
 from rlhf_core.errors import BadInput
-from rlhf_core.named_functions import is_offered, module_and_function
+from rlhf_core.named_functions import is_offered, located
 from rlhf_core.rundir import Artifact
+from tasks.execution.stage_calls import ask
 from tasks.stages.spec import permitted
 
 OWN_CODE = tuple(ROOT / name for name in ("rlhf_core", "tasks", "flows"))
@@ -16,30 +15,24 @@ OWN_CODE = tuple(ROOT / name for name in ("rlhf_core", "tasks", "flows"))
 _ANY_NAME = {"*", "__getattr__", "globals", "setattr", "exec"}
 
 
-def source_of(field: str, name: str, group: str | None) -> Artifact:
+def source_of(field: str, name: str, group: str | None, *, in_stage: bool = True) -> Artifact:
     """Return the source file of the module that holds a function which a recipe names.
 
     name: 'module:function', or a name that an installed package offers. group: the entry points
-    that offer such names; None where no package may. The current folder is searched first, as in a
+    that offer such names; None where no package may. in_stage: a stage calls it, so that it is
+    looked for where stages run; else in this process. The current folder is searched first, as in a
     stage process. The source is part of a run's identity: an edited scorer is asked again. Nothing
     of it runs here. Raises BadInput for a name that no package offers, and for a module that is not
     there, cannot be read, or has no such name.
     """
-    offered, name = is_offered(name), module_and_function(f"{field} is {name!r}", name, group)
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        found = importlib.util.find_spec(name.partition(":")[0])
-    except (ImportError, ValueError):
-        found = None
-    finally:
-        sys.path.remove(here)
-    if found is None or not found.has_location:
+    offered, asked = is_offered(name), (f"{field} is {name!r}", name, group)
+    look = "rlhf_core.named_functions:located"
+    name, file = ask(look, *asked) if in_stage else located(*asked)
+    if file is None:
         raise BadInput(
-            f"{field} is {name!r}: no such module in {here} nor installed; expected"
+            f"{field} is {name!r}: no such module in {Path.cwd()} nor installed; expected"
             " 'module:function'."
         )
-    file = Path(str(found.origin))
     if not offered:  # else whoever installed the package allowed it
         permitted(field, file, *OWN_CODE)
     _require_name(field, name, file)

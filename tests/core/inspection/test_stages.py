@@ -8,8 +8,8 @@ from rlhf_core import sft
 from rlhf_core.batching.batch import Batch
 from rlhf_core.config import PPO, SFT, Evaluate, Reward, Sampling
 from rlhf_core.data.splits import SPLITS
-from rlhf_core.inspection.rows import InspectedRow
-from rlhf_core.inspection.stages import InspectedStage, ReadModels, inspect_stages
+from rlhf_core.inspection.shown import InspectedRow, InspectedStage, ReadModels
+from rlhf_core.inspection.stages import inspect_stages
 from rlhf_core.ppo import trainer
 from rlhf_core.reward import stage as reward_stage
 from rlhf_core.reward import steps

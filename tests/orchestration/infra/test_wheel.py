@@ -5,6 +5,7 @@ reason that the installed packages still give.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -76,7 +77,10 @@ def test_the_wheel_holds_every_file_of_the_packages_and_the_shipped_ones(tree, w
     }
     copies = {
         *(f"tasks/shipped/mlflow/{kind}_model.py" for kind in ("policy", "reward")),
-        *(f"tasks/shipped/infra/requirements/{n}.txt" for n in ("cpu", "gpu", "platform")),
+        *(
+            f"tasks/shipped/infra/requirements/{n}.txt"
+            for n in ("control", "cpu", "gpu", "platform")
+        ),
     }
     assert names_in(wheel) == packages | copies
 
@@ -86,7 +90,9 @@ def test_the_version_of_the_wheel_is_that_of_the_code(wheel):
     with zipfile.ZipFile(wheel) as file:
         (name,) = [name for name in file.namelist() if name.endswith("/METADATA")]
         lines = file.read(name).decode().splitlines()
-    assert {"Provides-Extra: cpu", "Provides-Extra: gpu"} <= set(lines)
+    assert {"Provides-Extra: cpu", "Provides-Extra: gpu", "Provides-Extra: stage"} <= set(lines)
+    plain = [line for line in lines if line.startswith("Requires-Dist") and "extra ==" not in line]
+    assert plain and not [line for line in plain if re.search(r": (torch|vllm|deepspeed)\b", line)]
 
 
 # requirements
@@ -98,15 +104,22 @@ def pins(lock: str) -> dict[str, Version]:
     return {canonicalize_name(name): Version(version) for name, version in found.items()}
 
 
-@pytest.mark.parametrize(("extra", "lock"), [("cpu", "cpu.txt"), ("gpu", "gpu.txt")])
+@pytest.mark.parametrize(
+    ("extra", "lock"), [("cpu", "cpu.txt"), ("gpu", "gpu.txt"), ("control", "control.txt")]
+)
 def test_the_bounds_of_the_requirements_admit_the_locked_versions(extra, lock):
     project = PROJECT["project"]
     locked = pins(lock)
-    others = ("bench", "film") if lock == "cpu.txt" else ("film",)
+    others = {
+        "cpu.txt": ("stage", "bench", "film"),
+        "gpu.txt": ("stage", "film"),
+        "control.txt": (),
+    }
     lines = [*project["dependencies"], *project["optional-dependencies"][extra]]
-    for name in others:
+    for name in others[lock]:
         lines += project["optional-dependencies"][name]
-    wanted = [Requirement(line) for line in lines]
+    # `cpu` and `gpu` have the extra `stage` of this project
+    wanted = [one for one in map(Requirement, lines) if one.name != project["name"]]
     assert all(len(one.specifier) >= 2 for one in wanted)  # a lower and an upper bound
     refused = {
         one.name: str(locked.get(canonicalize_name(one.name)))

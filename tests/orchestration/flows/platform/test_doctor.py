@@ -5,10 +5,13 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from other_python import other_python
 
 from flows.platform import doctor, doctor_packages
 from flows.platform.pages import port_is_free
 from flows.platform.prefect_address import PrefectAddress
+from tasks.execution.stage_python import VARIABLE
+from tasks.records.shipped import CONTROL
 
 
 @pytest.fixture
@@ -125,9 +128,28 @@ def test_packages_are_compared_with_the_lock_file(tmp_path):
 def test_the_locked_environment_of_these_tests_is_met():
     assert {
         check.name: check.level
-        for check in doctor.packages(doctor.lock_file())
+        for check in doctor.packages(doctor_packages.lock_file())
         if check.level == "fail"
     } == {}
+
+
+def test_one_environment_for_both_sides_has_one_lock(monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert doctor_packages.lock_files() == [doctor_packages.lock_file()]
+    assert doctor.stages().level == "ok"
+
+
+def test_with_two_environments_each_has_its_lock(monkeypatch, tmp_path):
+    monkeypatch.setenv(VARIABLE, str(other_python(tmp_path / "stage")))
+    control, stage = doctor_packages.lock_files()
+    assert (control.name, stage) == (CONTROL, doctor_packages.lock_file())
+    assert doctor.stages().found == f"run by {tmp_path}/stage/bin/python"
+
+
+def test_an_interpreter_of_the_stages_that_is_not_there_fails_with_the_variables_name(monkeypatch):
+    monkeypatch.setenv(VARIABLE, "/no/such/python")
+    check = doctor.stages()
+    assert check.level == "fail" and VARIABLE in check.found and VARIABLE in check.fix
 
 
 def test_a_missing_lock_file_is_a_warning(tmp_path):

@@ -10,8 +10,7 @@ from rich.console import Console
 from flows.report.inspection import inspection_page
 from flows.report.inspection_text import marks_of, part_of, row_heading, shown_token, stage_lines
 from rlhf_core.inspection.findings import note, ok
-from rlhf_core.inspection.rows import InspectedRow
-from rlhf_core.inspection.stages import InspectedStage
+from rlhf_core.inspection.shown import InspectedRow, InspectedStage
 from tasks.stages.inspected import Inspection
 
 EVIL = "<script>alert(1)</script>"

@@ -533,7 +533,7 @@ def test_hosts_of_a_hostfile_started_by_hand_train_together(inputs, tmp_path):
 def test_a_spec_of_several_ranks_is_not_run_by_one(inputs, tmp_path):
     spec = ranks_spec("sft", inputs["sft"], ranks=2)
     with pytest.raises(StageFailed, match=r"runs as one of 1 ranks .* its spec says 2"):
-        stage_process.run_stage(spec, tmp_path / "run", command=stage_process.COMMAND)
+        stage_process.run_stage(spec, tmp_path / "run", command=(sys.executable, "-m", "rlhf_core"))
 
 
 def test_a_launchers_variables_do_not_reach_a_stage_that_is_alone(monkeypatch):

@@ -20,8 +20,9 @@ from transformers import (
 
 from rlhf_core.data.tokenizer import load_tokenizer
 from rlhf_core.errors import BadInput
+from rlhf_core.interpreter import installed
 from rlhf_core.modeling.models import load_scalar, save_model
-from tasks.stages import capacity, validate
+from tasks.stages import validate
 from tasks.stages.capacity import require_samplers
 
 
@@ -226,7 +227,7 @@ def test_a_model_that_vllm_does_not_serve_is_refused_where_vllm_samples(have, se
 
 def test_a_recipe_that_samples_with_vllm_is_refused_where_there_is_none(monkeypatch):
     require_samplers(prepared_recipe(), ["ppo", "evaluate"])
-    monkeypatch.setattr(capacity, "find_spec", lambda name: None)
+    monkeypatch.setattr(installed, "package_folder", lambda name: None)
     require_samplers(prepared_recipe(), ["prepare", "validate", "sft", "reward"])
     plain = {"sampling": {"engine": "transformers"}}
     require_samplers(prepared_recipe(ppo=plain, evaluate=plain), ["ppo", "evaluate"])

@@ -1,0 +1,1 @@
+"""The interpreter of the stages, as other processes ask it."""
