@@ -72,6 +72,10 @@ VARIABLES = {
     "RLHF_DEVICES": "Do not set it: a stage process finds all GPUs of its host there",
     "MLFLOW_TRACKING_URI": "MLflow's server. Default: the platform that `rlhf up` started, else "
     "`.rlhf/mlflow.db`",
+    "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "`true`: files of 500 MB or more go to the object "
+    "store behind MLflow's server in parts, past the server. Default: `false`",
+    "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "`true`: files come from the object store in parts, "
+    "past the server. Default: `false`",
     "PREFECT_API_URL": "Prefect's server. Default: the platform that `rlhf up` started, else a "
     "temporary server for the run",
     "PREFECT_API_AUTH_STRING": "`user:password` of Prefect's server",

@@ -117,6 +117,15 @@ def test_the_object_store_is_reached_by_the_artifact_proxy_and_by_the_preparatio
     assert SERVICES["mlflow"]["environment"]["MLFLOW_SERVE_ARTIFACTS"] == "true"
 
 
+@pytest.mark.parametrize("name", ["worker", "worker-gpu"])
+def test_models_go_in_parts_to_an_object_store_that_the_workers_reach(name):
+    for way in ("UPLOAD", "DOWNLOAD"):
+        assert SERVICES[name]["environment"][f"MLFLOW_ENABLE_PROXY_MULTIPART_{way}"] == "true"
+    mlflow, store = SERVICES["mlflow"], SERVICES["object-store"]
+    assert mlflow["environment"]["MLFLOW_S3_ENDPOINT_URL"] == "http://object-store:9000"
+    assert set(SERVICES[name]["networks"]) & set(store["networks"])
+
+
 @pytest.mark.parametrize("name", LASTING)
 def test_every_lasting_service_has_a_health_check_and_starts_again(name):
     check = SERVICES[name]["healthcheck"]

@@ -10,22 +10,33 @@ from importlib.metadata import version
 from pathlib import Path
 
 import mlflow
+import numpy as np
 import pytest
+from mlflow import MlflowClient
 from mlflow.models import Model
+from mlflow_server import mlflow_server
 from passed_gate import DECISION
 from plain_answers import plain_replies, project_scores
 from recipes import tiny_recipe
+from registrar import Registrar
+from s3_server import s3_server
+from safetensors.numpy import save_file
 
+from flows.platform.pages import free_port
 from rlhf_core.digest import digest_path
 from rlhf_core.errors import BadInput
 from rlhf_core.modeling.pickles import PICKLE_SUFFIXES
 from rlhf_core.rundir import Artifact, StageResult
+from tasks.promotion.aliases import RegistryAliases
 from tasks.records.run_record import Record, Registration
 from tasks.records.workspace import Workspace
 from tasks.registry import packaging
+from tasks.registry.fetching import fetch
 from tasks.registry.packaging import VersionRecords, build, model_folder, read_decisions
 from tasks.tracking.tracker import Tracker
 
+MIB = 2**20
+SIGNED = "X-Amz-Signature"  # in an address that the server has signed for somebody else
 ROOT = Path(__file__).resolve().parents[4]
 RECIPE = tiny_recipe()
 
@@ -251,3 +262,40 @@ def test_other_bytes_than_those_registered_are_not_loaded(versions, kind, tmp_pa
     )
     with pytest.raises(Exception, match=r"has digest [0-9a-f]{12}, registered was [0-9a-f]{12}"):
         mlflow.pyfunc.load_model(str(folder))
+
+
+# through MLflow's artifact proxy, on an S3 server
+
+
+@pytest.fixture
+def s3(tmp_path, monkeypatch):
+    with s3_server(tmp_path) as found:
+        found.use(monkeypatch)
+        yield found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parts", [False, True], ids=["through the server", "in parts"])
+def test_a_model_behind_mlflows_proxy_comes_back_with_its_bytes(s3, tmp_path, monkeypatch, parts):
+    models = tmp_path / "models"
+    weights = {"w": np.arange(3 * MIB, dtype=np.float32)}  # 12 MiB
+    (models / "policy-1").mkdir(parents=True)
+    save_file(weights, models / "policy-1" / "model.safetensors")
+    (models / "policy-1" / "config.json").write_text("{}", encoding="utf-8")
+    port = free_port()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    for way in ("UPLOAD", "DOWNLOAD"):
+        monkeypatch.setenv(f"MLFLOW_ENABLE_PROXY_MULTIPART_{way}", str(parts).lower())
+        monkeypatch.setenv(f"MLFLOW_MULTIPART_{way}_CHUNK_SIZE", str(5 * MIB))
+    monkeypatch.setenv("MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE", str(10 * MIB))
+    with mlflow_server(tmp_path, port, "--artifacts-destination", f"s3://{s3.bucket}/mlflow"):
+        workspace = Workspace(tmp_path / "home")
+        client = MlflowClient()
+        registrar = Registrar(RegistryAliases(client, workspace, "tiny"), models)
+        version = registrar.add("policy", 1, decisions=[])
+        found = fetch(workspace, client.get_model_version("tiny-policy", version))
+    assert found.digest == digest_path(models / "policy-1")
+    asked = [line for line in s3.log.read_text().splitlines() if "model.safetensors" in line]
+    put = [line for line in asked if '"PUT' in line and SIGNED in line]
+    got = [line for line in asked if '"GET' in line and SIGNED in line]
+    assert (len(put), len(got)) == ((3, 3) if parts else (0, 0))
