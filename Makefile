@@ -3,10 +3,11 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+CONTROL := $(VENV)/control
 WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test test-slow learning-curves bench bench-data docs setup lock lint format clean
+.PHONY: run test test-slow learning-curves bench bench-data docs setup control lock lint format clean
 
 run: $(READY)
 	$(BIN)/rlhf run quickstart
@@ -36,6 +37,15 @@ docs: $(READY)
 	$(BIN)/python infra/docs-site/build_site.py
 
 setup: $(READY)
+
+# Commands and flows in an environment of their own, .venv/control, with the current Prefect; the stages stay in .venv: a minute.
+control: $(CONTROL)/.ready
+
+$(CONTROL)/.ready: $(READY) infra/requirements/control.txt
+	test -x $(CONTROL)/bin/python || $(PYTHON) -m venv $(CONTROL)
+	$(CONTROL)/bin/python -m pip install --quiet --no-deps -r infra/requirements/control.txt
+	$(CONTROL)/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
 
 # The locked requirements anew from pyproject.toml; LOCK=--upgrade for newer versions, LOCK=--check to compare. Needs a package index.
 lock:

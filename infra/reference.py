@@ -53,8 +53,8 @@ VARIABLES = {
     "RLHF_REMOTE": "`s3://BUCKET/FOLDER`: where finished run directories and checkpoints are "
     "copied, and fetched from on another machine. Default: nowhere",
     "RLHF_STAGE_PYTHON": "The Python interpreter that runs the stages, where they have an "
-    "environment of their own. Default: `stage/bin/python` in the virtual environment of `rlhf` "
-    "where that is there, else the interpreter of `rlhf`",
+    "environment of their own. Default: `stage/bin/python` in the virtual environment of `rlhf`, "
+    "or the environment in which that one is the folder `control`, else the interpreter of `rlhf`",
     "RLHF_DEVICE_LIMITS": "Names of Prefect's concurrency limits that a stage holds, separated by "
     "commas; `none` where a cluster gives each run devices of its own. Default: one per visible "
     "GPU of the host, else one for its CPU",

@@ -6,7 +6,7 @@ On SQLite, the event loop of Prefect 3.7.7's server waits for a coroutine on ano
 loads a new automation. If that loop is evaluating triggers at this moment, each waits for the
 other. The server then never answers again, and its log says nothing
 (https://github.com/PrefectHQ/prefect/issues/23055). `rlhf deploy --notify` makes six automations.
-PostgreSQL is not affected.
+PostgreSQL is not affected, and Prefect 3.9 leaves the waiting to the loop itself.
 """
 
 import asyncio
@@ -15,13 +15,14 @@ from collections.abc import Callable, Coroutine
 from prefect.server.events.models import automations
 
 _WAITS = "run_coro_as_sync"  # the function that waits; a version without it has no deadlock
+_SOON = "create_task"  # a version with it waits only where no loop runs
 _tasks: set[asyncio.Task] = set()  # keeps a task from being collected before it has run
 
 
 def prevent_deadlock() -> None:
     """Have the event loop load a changed automation when it is free, instead of waiting for it."""
     waits: Callable[[Coroutine], object] | None = getattr(automations, _WAITS, None)
-    if waits is None:
+    if waits is None or hasattr(automations, _SOON):
         return
 
     def soon(coroutine: Coroutine) -> None:

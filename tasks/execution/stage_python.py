@@ -6,6 +6,7 @@ may have an environment each, since vLLM and the current Prefect exclude each ot
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from rlhf_core import ROOT
@@ -13,18 +14,19 @@ from rlhf_core.errors import BadInput
 from tasks.records.shipped import is_installed
 
 VARIABLE = "RLHF_STAGE_PYTHON"
+CONTROL = "control"  # the folder of an environment of commands, in that of the stages
 
 
 def stage_python() -> str:
     """Return the interpreter of every process that needs torch, vLLM or DeepSpeed.
 
     It is that of RLHF_STAGE_PYTHON, else `stage/bin/python` in this virtual environment where that
-    is there, else this one. Raises BadInput when the variable names no program.
+    is there, else that of the environment in which this one is the folder `control`, else this one.
+    Raises BadInput when the variable names no program.
     """
     named = os.environ.get(VARIABLE, "").strip()
     if not named:
-        beside = Path(sys.prefix, "stage", "bin", "python")
-        return str(beside) if beside.exists() else sys.executable
+        return next((str(place) for place in _beside() if place.exists()), sys.executable)
     found = Path(named).expanduser().absolute()
     if not found.is_file() or not os.access(found, os.X_OK):
         raise BadInput(
@@ -33,6 +35,13 @@ def stage_python() -> str:
             f" it to run the stages with {sys.executable}."
         )
     return str(found)
+
+
+def _beside() -> Iterator[Path]:
+    own = Path(sys.prefix)
+    yield own / "stage" / "bin" / "python"
+    if own.name == CONTROL:
+        yield own.parent / "bin" / "python"
 
 
 def keep_absolute() -> None:

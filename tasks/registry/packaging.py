@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -112,7 +113,7 @@ def build(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
         folder = Path(temporary) / "new"
-        _save_frame(kind, folder)
+        ask("tasks.registry.packaging:save_frame", kind, folder)
         hidden = shutil.ignore_patterns(".*")  # not part of the digest either
         shutil.copytree(
             model, folder / WEIGHTS, copy_function=place or _link_or_copy, ignore=hidden
@@ -219,10 +220,12 @@ def _refuse_pickles(model: Path) -> None:
         )
 
 
-def _save_frame(kind: ModelKind, folder: Path) -> None:
-    """Save a pyfunc model without its weights, which MLflow would copy."""
-    versions = ask("rlhf_core.interpreter.installed:versions")  # of the models' code
-    pins = [f"{name}=={versions[name].partition('+')[0]}" for name in REQUIREMENTS]
+def save_frame(kind: ModelKind, folder: Path) -> None:
+    """Save a pyfunc model without its weights, which MLflow would copy.
+
+    It requires the versions of this process, which are those of the models' code.
+    """
+    pins = [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
     with tempfile.TemporaryDirectory() as temporary:
         script, archive = write_code(kind, Path(temporary))
         mlflow.pyfunc.save_model(

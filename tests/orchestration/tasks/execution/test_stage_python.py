@@ -50,6 +50,14 @@ def test_the_environment_beside_this_one_is_taken_where_it_is_there(monkeypatch,
     assert stage_python() == str(beside) and is_separate()
 
 
+def test_an_environment_named_control_takes_the_one_that_holds_it(monkeypatch, program):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setattr(sys, "prefix", str(program.parents[1] / "control"))
+    assert stage_python() == str(program) and is_separate()
+    monkeypatch.setattr(sys, "prefix", str(program.parents[1] / "another"))
+    assert stage_python() == sys.executable
+
+
 def test_every_command_of_a_stage_starts_with_the_named_interpreter(monkeypatch, program):
     monkeypatch.setenv(VARIABLE, str(program))
     assert stage_process.command_of(spec(1), None) == (str(program), "-m", "rlhf_core")
