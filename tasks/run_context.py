@@ -9,7 +9,8 @@ from pathlib import Path
 from rlhf_core.config import Recipe
 from rlhf_core.errors import BadInput, GateRefused
 from rlhf_core.rundir import StageResult
-from rlhf_core.stage_catalogue import PREPARE, PROMOTE, Stage, steps
+from rlhf_core.stage_catalogue import LEARNING, PREPARE, PROMOTE, Stage, steps
+from tasks.execution.ray_cluster.preflight import require_cluster
 from tasks.execution.stage_calls import require_stages
 from tasks.execution.stage_process import StageRun
 from tasks.mirror import mirror
@@ -119,7 +120,10 @@ def opened(
     prices_of(recipe, workspace)  # before anything runs
     along = models_brought(recipe, workspace)
     wanted = steps()[steps().index(first) : steps().index(last) + 1]
-    require_samplers(recipe, [step for step in wanted if recipe.runs(step)])
+    running = [step for step in wanted if recipe.runs(step)]
+    require_samplers(recipe, running)
+    if set(running) & set(LEARNING):
+        require_cluster(recipe.distributed)
     record = Record.new(workspace, recipe, name).model_copy(
         update={"flow_run_id": runtime.flow_run.id}
     )

@@ -1,7 +1,7 @@
 """The recipe: everything that a user may set, with type, bound, default and meaning."""
 
 from rlhf_core.config.data import Data, Rules, Source
-from rlhf_core.config.distributed import Distributed
+from rlhf_core.config.distributed import Distributed, RayPlacement
 from rlhf_core.config.evaluate import Evaluate
 from rlhf_core.config.fields import LOGITS_MIB, Config, FrozenPlacement, Severity
 from rlhf_core.config.files import RECIPES, RecipeFile, read_recipe
@@ -42,6 +42,7 @@ __all__ = [
     "Limits",
     "LoRA",
     "Model",
+    "RayPlacement",
     "Recipe",
     "RecipeFile",
     "Registry",

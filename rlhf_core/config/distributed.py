@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from rlhf_core.config.fields import Config, Positive
+from rlhf_core.config.fields import Config, NonNegative, Positive
 
 if TYPE_CHECKING:
     from rlhf_core.config.recipe import Recipe
@@ -14,23 +14,45 @@ if TYPE_CHECKING:
 _HOST = re.compile(r"^(\S+)\s+slots=([1-9]\d*)$")
 
 
+class RayPlacement(Config):
+    """The place of the ranks in a Ray cluster; for launcher 'ray' alone."""
+
+    ranks_per_host: Positive | None = Field(
+        None,
+        description=(
+            "Ranks on each host, a divisor of ranks. None: Ray fills one host after the other."
+        ),
+    )
+    cpus_per_rank: Positive = Field(
+        1, description="CPUs that a rank reserves. Without GPUs, its threads (OMP_NUM_THREADS) too."
+    )
+    wait_minutes: NonNegative = Field(
+        10.0, description="Minutes to wait for resources of the cluster that others have."
+    )
+
+
 class Distributed(Config):
-    """The ranks of the training stages, started by DeepSpeed's launcher.
+    """The ranks of the training stages, started by DeepSpeed's launcher or by Ray.
 
     Each rank has a GPU, or is a process on a CPU.
     """
 
     ranks: Positive = Field(
-        1, description="Ranks on this host. With a hostfile, its slots count instead."
+        1,
+        description=(
+            "Ranks on this host; with launcher 'ray' in the cluster. With a hostfile, its slots"
+            " count instead."
+        ),
     )
     hostfile: str | None = Field(
         None, description="File with one line 'HOST slots=RANKS' per host. None: this host alone."
     )
-    launcher: Literal["pdsh", "by_hand"] = Field(
+    launcher: Literal["pdsh", "by_hand", "ray"] = Field(
         "pdsh",
         description=(
             "Start of ranks on other hosts. 'pdsh': over ssh. 'by_hand': you run the printed"
-            " command on each host."
+            " command on each host. 'ray': on the Ray cluster that RAY_ADDRESS names, or this host"
+            " belongs to."
         ),
     )
     master_addr: str | None = Field(
@@ -42,6 +64,9 @@ class Distributed(Config):
         ge=1024,
         le=65535,
         description="Port of rank 0. None: a free port, or 29500 with a hostfile.",
+    )
+    ray: RayPlacement = Field(
+        RayPlacement(), description="Place of the ranks in a Ray cluster, with launcher 'ray'."
     )
 
     @property
@@ -81,6 +106,11 @@ class Distributed(Config):
         """Ranks over all hosts."""
         return sum(self.hosts.values())
 
+    @property
+    def leaves_this_host(self) -> bool:
+        """Return True where ranks may run on other hosts than this one."""
+        return self.hostfile is not None or self.launcher == "ray"
+
     @model_validator(mode="after")
     def _fits_together(self) -> "Distributed":
         if self.hostfile is not None and self.ranks != 1:
@@ -100,7 +130,32 @@ class Distributed(Config):
             )
         if self.hostfile is not None:
             self._read_hosts(self.hostfile)  # refuse a bad hostfile when the recipe is loaded
+        self._fits_ray()
         return self
+
+    def _fits_ray(self) -> None:
+        if self.launcher != "ray":
+            if self.ray != RayPlacement():
+                raise ValueError(
+                    f"section ray with launcher {self.launcher!r}; it is for launcher 'ray' alone."
+                    " Leave it out, or set launcher to 'ray'"
+                )
+            return
+        if self.hostfile is not None:
+            raise ValueError(
+                f"launcher 'ray' and hostfile {self.hostfile} exclude each other; the cluster knows"
+                " its hosts. Leave hostfile out and set ranks"
+            )
+        if self.ranks == 1:
+            raise ValueError(
+                "launcher 'ray' with ranks 1; a single rank runs on this host. Set ranks to 2 or"
+                " more, or leave launcher out"
+            )
+        if self.ray.ranks_per_host and self.ranks % self.ray.ranks_per_host:
+            raise ValueError(
+                f"ray.ranks_per_host {self.ray.ranks_per_host} does not divide ranks {self.ranks};"
+                " expected equally many ranks on each host. Change one of them"
+            )
 
 
 def require_replicas_fit(recipe: "Recipe") -> None:
@@ -117,11 +172,16 @@ def require_replicas_fit(recipe: "Recipe") -> None:
                 " ranks, which are the sampler's devices too; set it to a divisor, or"
                 " distributed.ranks to a multiple"
             )
-    if own and recipe.distributed.hostfile is not None:
+    if own and recipe.distributed.leaves_this_host:
+        hostfile = recipe.distributed.hostfile
+        hosts, instead = (
+            (f"hostfile {hostfile}", "distributed.ranks in place of the hostfile")
+            if hostfile is not None
+            else ("launcher 'ray'", "leave launcher out")
+        )
         raise ValueError(
-            f"ppo.sampling.own_devices {own} with hostfile {recipe.distributed.hostfile}: the"
-            " sampler's server is for ranks of one host; set own_devices to 0, or"
-            " distributed.ranks in place of the hostfile"
+            f"ppo.sampling.own_devices {own} with {hosts}: the sampler's server is for ranks of"
+            f" one host; set own_devices to 0, or {instead}"
         )
     if own and recipe.ppo.rollout_batch < own // size:
         raise ValueError(

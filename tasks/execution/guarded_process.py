@@ -18,9 +18,11 @@ class GuardedProcess(subprocess.Popen[bytes]):
     options: those of subprocess.Popen, except standard input, which the guard needs.
     """
 
+    before: tuple[str, ...] = ()  # a command that runs the guard in place of this process
+
     def __init__(self, command: Sequence[str], **options: Any):
         super().__init__(
-            [sys.executable, "-P", group_guard.__file__, *command],
+            [*self.before, sys.executable, "-P", group_guard.__file__, *command],
             stdin=subprocess.PIPE,
             start_new_session=True,
             **options,

@@ -1,4 +1,7 @@
-"""The command that starts a stage: Python alone for one rank, DeepSpeed's launcher for several."""
+"""The command that starts a stage: Python alone for one rank, a launcher for several.
+
+The launcher is DeepSpeed's, or `tasks.execution.ray_cluster` on a Ray cluster.
+"""
 
 import base64
 import glob
@@ -51,6 +54,8 @@ def command(spec: StageSpec, distributed: Distributed) -> tuple[str, ...]:
     """
     if distributed.hostfile is not None:
         return _over_hosts(distributed)
+    if distributed.launcher == "ray":
+        return on_ray(distributed)
     return (
         stage_python(),
         "-uP",  # P: a file of the current folder must not take a library's place
@@ -61,6 +66,12 @@ def command(spec: StageSpec, distributed: Distributed) -> tuple[str, ...]:
         f"--master_port={distributed.master_port or _free_port()}",
         *_RANK,
     )
+
+
+def on_ray(distributed: Distributed) -> tuple[str, ...]:
+    """Return the command of the program that places ranks on a Ray cluster."""
+    settings = distributed.model_dump_json(exclude_defaults=True)
+    return (stage_python(), "-uP", "-m", "tasks.execution.ray_cluster", settings)
 
 
 def commands_for_other_hosts(

@@ -95,7 +95,8 @@ def command_of(spec: StageSpec, distributed: Distributed | None) -> tuple[str, .
 
 def ranks_here(spec: StageSpec, distributed: Distributed | None) -> int:
     """Return the ranks that share this host's cores, as far as it is known here."""
-    return distributed.ranks if distributed and spec.ranks > 1 else 1
+    here = distributed is not None and distributed.launcher != "ray"
+    return distributed.ranks if distributed and here and spec.ranks > 1 else 1
 
 
 def finished(run_dir: Path) -> StageResult | None:

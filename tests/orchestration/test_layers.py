@@ -48,6 +48,11 @@ OWNERS = {
         "rlhf_core/sampling/vllm.py",
         "rlhf_core/sampling/weight_transfer.py",
     },
+    "ray": {
+        "tasks/execution/ray_cluster/cluster.py",
+        "tasks/execution/ray_cluster/rank_actor.py",
+        "tasks/execution/ray_cluster/ranks.py",
+    },
     "peft": {"rlhf_core/modeling/lora.py"},
     "fsspec": {"rlhf_core/buckets.py"},
     "great_expectations": {"rlhf_core/data/expectations.py"},

@@ -101,6 +101,32 @@ def test_what_cannot_work_is_refused_with_both_numbers_and_the_remedy(recipe, se
         recipe(*settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("ranks=1", "launcher 'ray' with ranks 1.* ranks to 2 or more"),
+        ('hostfile="hosts"', "launcher 'ray' and hostfile hosts exclude each other"),
+        ('ranks=4, master_addr="a"', "master_addr a without a hostfile"),
+        ("ranks=4, ray={ranks_per_host=3}", "ranks_per_host 3 does not divide ranks 4"),
+        ("ranks=4, ray={cpus_per_rank=0}", "cpus_per_rank"),
+    ],
+)
+def test_what_a_ray_cluster_cannot_place_is_refused(
+    recipe, settings, message, tmp_path, monkeypatch
+):
+    hostfile(tmp_path, "a slots=2\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=message):
+        recipe(f'distributed={{launcher="ray", {settings}}}')
+
+
+def test_the_section_of_ray_is_for_its_launcher_alone(recipe):
+    with pytest.raises(ConfigError, match=r"section ray with launcher 'pdsh'.* set launcher"):
+        recipe("distributed={ranks=2, ray={cpus_per_rank=2}}")
+    given = recipe('distributed={ranks=4, launcher="ray", ray={ranks_per_host=2}}')
+    assert given.distributed.world_size == 4 and given.distributed.leaves_this_host
+
+
 def test_ranks_started_by_hand_need_the_first_hosts_address(tmp_path, recipe):
     hosts = hostfile(tmp_path, "a slots=1\nb slots=1\n")
     with pytest.raises(ConfigError, match="'by_hand' needs master_addr"):
@@ -119,3 +145,5 @@ def test_own_devices_are_beside_the_ranks_of_one_host(tmp_path, recipe):
         match=r"own_devices 4 with hostfile .*distributed.ranks in place of the hostfile",
     ):
         recipe(*own, f'distributed.hostfile="{hosts}"')
+    with pytest.raises(ConfigError, match=r"own_devices 4 with launcher 'ray'.* leave launcher"):
+        recipe(*own, 'distributed={ranks=2, launcher="ray"}')

@@ -105,7 +105,7 @@ def test_the_index_of_cpu_builds_can_be_given_to_the_build_and_stays_out_of_the_
     assert compose["x-ours"]["build"]["args"]["PIP_EXTRA_INDEX_URL"] is None  # of whoever builds
 
 
-@pytest.mark.parametrize("lock", ["control", "cpu", "gpu", "platform"])
+@pytest.mark.parametrize("lock", ["control", "cpu", "gpu", "platform", "ray"])
 def test_every_entry_of_a_lock_file_is_an_exact_version_with_digests_and_named_once(lock):
     text = (ROOT / "infra" / "requirements" / f"{lock}.txt").read_text(encoding="utf-8")
     entries = re.split(r"\n(?=\S)", text.strip())

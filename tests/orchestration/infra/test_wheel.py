@@ -79,7 +79,7 @@ def test_the_wheel_holds_every_file_of_the_packages_and_the_shipped_ones(tree, w
         *(f"tasks/shipped/mlflow/{kind}_model.py" for kind in ("policy", "reward")),
         *(
             f"tasks/shipped/infra/requirements/{n}.txt"
-            for n in ("control", "cpu", "gpu", "platform")
+            for n in ("control", "cpu", "gpu", "platform", "ray")
         ),
     }
     assert names_in(wheel) == packages | copies
@@ -128,6 +128,11 @@ def test_the_bounds_of_the_requirements_admit_the_locked_versions(extra, lock):
         or not one.specifier.contains(version)
     }
     assert refused == {}
+
+
+def test_the_lock_of_ray_is_within_its_bounds():
+    (wanted,) = map(Requirement, PROJECT["project"]["optional-dependencies"]["ray"])
+    assert len(wanted.specifier) == 2 and wanted.specifier.contains(pins("ray.txt")["ray"])
 
 
 def holds(condition: dict) -> bool:

@@ -58,6 +58,24 @@ def test_ranks_started_by_hand_have_a_command_for_each_other_host(tmp_path):
     assert found["prepare"].elsewhere == {}
 
 
+def test_ranks_on_a_ray_cluster_are_placed_by_one_program(tmp_path):
+    """It is started without the settings of this machine's cores, which the ranks do not use."""
+    ray = {"ranks": 2, "launcher": "ray", "ray": {"ranks_per_host": 1}}
+    found = {
+        one.stage: one for one in launches(prepared_recipe(distributed=ray), Workspace(tmp_path))
+    }
+    for stage in TRAINED:
+        words = found[stage].command
+        assert words[:4] == [sys.executable, "-uP", "-m", "tasks.execution.ray_cluster"]
+        assert json.loads(words[4]) == ray and words[5:] == [
+            stage,
+            f"{found[stage].run_dir}/spec.json",
+            found[stage].run_dir,
+        ]
+        assert found[stage].elsewhere == {} and "OMP_NUM_THREADS" not in found[stage].environment
+    assert "rlhf_core" in found["prepare"].command
+
+
 def test_the_command_line_prints_what_a_shell_can_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RLHF_HOME", str(tmp_path))
     monkeypatch.setenv("WORLD_SIZE", "8")  # of another launcher

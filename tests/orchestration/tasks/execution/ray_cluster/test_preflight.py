@@ -1,0 +1,17 @@
+"""A run whose cluster cannot be used is refused before its first stage."""
+
+import pytest
+
+from rlhf_core.config import Distributed
+from rlhf_core.errors import BadInput
+from tasks.execution.ray_cluster.preflight import require_cluster
+
+
+def test_a_missing_package_is_refused_before_anything_runs(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "")
+    with pytest.raises(BadInput, match=r"^distributed\.launcher is 'ray', and the package ray is"):
+        require_cluster(Distributed(ranks=2, launcher="ray"))
+
+
+def test_deepspeeds_launcher_needs_no_cluster():
+    require_cluster(Distributed(ranks=2))
