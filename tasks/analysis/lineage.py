@@ -7,8 +7,10 @@ from rlhf_core.digest import digest_path
 from rlhf_core.errors import ConfigError
 from rlhf_core.patterns import is_there
 from tasks.analysis import mlflow_runs
-from tasks.analysis.lineage_graph import Graph, ancestors, build, descendants
+from tasks.analysis.lineage_graph import Graph, Maker, ancestors, build, descendants
 from tasks.analysis.mlflow_runs import Client, Run
+from tasks.analysis.run_evidence import RunEvidence
+from tasks.tracking.client import page
 from tasks.tracking.pages import registered_models
 
 DATASET_DIGITS = 32  # of a digest, in MLflow's data sets
@@ -35,7 +37,10 @@ def lineage(client: Client, reference: str) -> Lineage:
     if version := mlflow_runs.version(client, reference):
         run = mlflow_runs.read(client, mlflow_runs.resolve(client, reference), full=False)
         return _of_model(
-            client, build([run]), version.tags.get("digest") or run.model("policy"), reference
+            client,
+            _graph(client, [run]),
+            version.tags.get("digest") or run.model("policy"),
+            reference,
         )
     is_here = is_there(Path(reference))
     digest = digest_path(Path(reference)) if is_here else reference
@@ -49,10 +54,27 @@ def lineage(client: Client, reference: str) -> Lineage:
     run = mlflow_runs.read(client, mlflow_runs.resolve(client, reference), full=False)
     return _of_model(
         client,
-        build([run]),
+        _graph(client, [run]),
         run.model("policy") or run.model("reward") or run.model("sft"),
         reference,
     )
+
+
+def _graph(client: Client, runs: list[RunEvidence]) -> Graph:
+    """Return the lineage of these runs; what a run reused has the run that made it."""
+    reused = {stage.digest for run in runs for stage in run.stages.values() if stage.cached}
+    makers = {digest: _maker(client, digest) for digest in reused}
+    return build(runs, {digest: maker for digest, maker in makers.items() if maker})
+
+
+def _maker(client: Client, digest: str) -> Maker | None:
+    """Return the run that was the first to finish a stage of this spec; None if none is known."""
+    finished = "tags.cached = 'false' and attributes.status = 'FINISHED'"
+    stages = mlflow_runs.search(client, f"tags.run_digest = '{digest}' and {finished}")
+    if not stages:
+        return None
+    run = client.get_run(mlflow_runs.pipeline_id(stages[-1]))
+    return run.info.run_name, page(client.tracking_uri, run.info.experiment_id, run.info.run_id)
 
 
 def _of_model(client: Client, graph: Graph, digest: str | None, reference: str) -> Lineage:
@@ -72,7 +94,8 @@ def _of_data(client: Client, digest: str) -> Lineage | None:
     """
     if not 6 <= len(digest) <= 64 or not set(digest) <= set("0123456789abcdef"):
         return None
-    graph = build(mlflow_runs.read(client, run, full=False) for run in _users(client, digest))
+    users = _users(client, digest)
+    graph = _graph(client, [mlflow_runs.read(client, run, full=False) for run in users])
     matching = sorted(node for node in graph.nodes if node.startswith(digest))
     if not matching:
         return None
@@ -90,7 +113,8 @@ def _of_data(client: Client, digest: str) -> Lineage | None:
 
 def _users(client: Client, digest: str) -> list[Run]:
     """Return the pipeline runs with a stage that read this data, and those with this model."""
-    stages = mlflow_runs.search(client, f"dataset.digest LIKE '{digest[:DATASET_DIGITS]}%'")
+    read = f"dataset.digest LIKE '{digest[:DATASET_DIGITS]}%' and tags.stage != 'pipeline'"
+    stages = mlflow_runs.search(client, read)
     parents = {
         run.data.tags[mlflow_runs.PARENT] for run in stages if mlflow_runs.PARENT in run.data.tags
     }

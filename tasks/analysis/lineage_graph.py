@@ -3,7 +3,7 @@
 A node is one content, identified by its digest. Runs that share the content share the node.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -15,6 +15,7 @@ from tasks.analysis.run_evidence import RunEvidence, StageEvidence
 from tasks.stages.validate import PREPARED
 
 NodeKind = Literal["data", "model"]
+Maker = tuple[str, str | None]  # a run's name, and its page in MLflow
 MEASURING = ("measured on", "compared with", "scored by")  # roles that do not change the target
 CODE = ("independent_scorer", "judge", "function_", "reader_")  # prefixes of source code
 MODELS = {name: stage.makes for name, stage in STAGES.items() if stage.makes}
@@ -58,8 +59,8 @@ class Graph:
     nodes: dict[str, Node] = field(default_factory=dict)
     edges: dict[Edge, None] = field(default_factory=dict)  # in the order found
 
-    def add(self, node: Node, run: RunEvidence) -> None:
-        """Add a node, or add the run to the node of that digest.
+    def add(self, node: Node, run: Maker) -> None:
+        """Add a node, or add the run to the node of that digest. run: its name and its page.
 
         A node names the runs that made it; when none did, those that used it.
         """
@@ -67,7 +68,7 @@ class Graph:
         if node.stage and not known.stage:
             known.name, known.stage, known.runs = node.name, node.stage, {}
         if bool(node.stage) == bool(known.stage):
-            known.runs.setdefault(run.name, run.link)
+            known.runs.setdefault(*run)
 
     def link(self, source: str, target: str, role: str) -> None:
         """Add an edge. An edge that only measured is left out where the two nodes have another."""
@@ -99,24 +100,27 @@ class Graph:
         }
 
 
-def build(evidence: Iterable[RunEvidence]) -> Graph:
-    """Return the lineage that these runs recorded; equal contents are one node."""
+def build(evidence: Iterable[RunEvidence], makers: Mapping[str, Maker] | None = None) -> Graph:
+    """Return the lineage that these runs recorded; equal contents are one node.
+
+    makers: of stages that took the result of an earlier run, by the digest of their spec.
+    """
     graph = Graph()
     for run in evidence:
         for stage in run.stages.values():
             if stage.stage == VALIDATE.name:
                 _link_prepared_files(graph, run, stage)
-            _add_stage(graph, run, stage)
+            _add_stage(graph, run, stage, (makers or {}).get(stage.digest, (run.name, run.link)))
     return graph
 
 
-def _add_stage(graph: Graph, run: RunEvidence, stage: StageEvidence) -> None:
+def _add_stage(graph: Graph, run: RunEvidence, stage: StageEvidence, made_by: Maker) -> None:
     outputs = {name: item["digest"] for name, item in stage.result.get("outputs", {}).items()}
     inputs = {n: digest for n, digest in stage.inputs.items() if not n.startswith(CODE)}
     for name, digest in inputs.items():
-        graph.add(_input_node(stage, name, digest), run)
+        graph.add(_input_node(stage, name, digest), (run.name, run.link))
     for name, digest in outputs.items():
-        graph.add(_output_node(stage, name, digest), run)
+        graph.add(_output_node(stage, name, digest), made_by)
         for source, role in _sources(stage.stage, name, inputs):
             graph.link(inputs[source], digest, role)
     if measured := _measured(stage.stage, inputs, outputs):
@@ -204,7 +208,8 @@ def _link_prepared_files(graph: Graph, run: RunEvidence, stage: StageEvidence) -
     for name, source in sources_of(run.recipe.get("data", {})).items():
         digest = stage.input(name)
         if folder and digest and source.get("path", "").startswith(PREPARED):
-            graph.add(Node(digest, "data", f"{name} (file)", PREPARE.name), run)
+            node = Node(digest, "data", f"{name} (file)", PREPARE.name)
+            graph.add(node, (run.name, run.link))
             graph.link(folder, digest, "made from")
 
 

@@ -101,12 +101,10 @@ def _by_id(client: MlflowClient, prefix: str) -> list[Run]:
     of_pipelines = [
         run for run in found if KEY in run.data.tags and run.data.tags["stage"] != "sweep"
     ]
-    return [
-        client.get_run(run_id) for run_id in sorted({_pipeline_id(run) for run in of_pipelines})
-    ]
+    return [client.get_run(run_id) for run_id in sorted({pipeline_id(run) for run in of_pipelines})]
 
 
-def _pipeline_id(run: Run) -> str:
+def pipeline_id(run: Run) -> str:
     """Return the id of the pipeline run that a run is, or that it is a stage of."""
     if run.data.tags.get("stage") == "pipeline":  # its parent, if any, is a sweep
         return run.info.run_id
@@ -162,7 +160,7 @@ def _maker(client: MlflowClient, reference: str) -> Run:
         raise ConfigError(
             f"{reference!r} does not say which pipeline run made it (no tag pipeline_run_id)."
         )
-    return client.get_run(_pipeline_id(client.get_run(run_id)))
+    return client.get_run(pipeline_id(client.get_run(run_id)))
 
 
 def _listed(runs: list[Run]) -> str:
@@ -235,6 +233,7 @@ def _stage(client: MlflowClient, run: Run, *, full: bool) -> StageEvidence:
             verdict=tags.get("verdict", ""),
             error=tags.get("status_reason"),
             run_id=run.info.run_id,
+            digest=tags.get("run_digest", ""),
             spec=read_json(folder / "spec.json"),
             result=read_json(folder / "result.json"),
             decisions=read_json(folder / "gates.json").get("decisions", []),

@@ -52,6 +52,7 @@ class StageEvidence:
     verdict: str = ""
     error: str | None = None
     run_id: str | None = None
+    digest: str = ""  # of the spec: stages with an equal one share their run directory
     spec: dict = field(default_factory=dict)
     result: dict = field(default_factory=dict)
     decisions: list[dict] = field(default_factory=list)

@@ -6,12 +6,13 @@ their tag, metrics carry the timestamps of the file (the store drops an equal po
 not appended twice.
 """
 
+from functools import cached_property
 from typing import Any
 
-from mlflow.entities import Metric
+from mlflow.entities import LoggedModel, Metric
 
 from rlhf_core.data.sources.hub import hub_sources
-from rlhf_core.rundir import StageResult, new_lines
+from rlhf_core.rundir import Artifact, StageResult, new_lines
 from rlhf_core.stage_catalogue import EVALUATE
 from tasks.execution import usage
 from tasks.records.run_record import Record, Registration, StageRecord, archive
@@ -98,12 +99,16 @@ class Forwarder:
 
     def _origin(self, stage: str) -> dict[str, str]:
         record = self.record
-        return {
+        return rendering.columns(record, self._user) | {
             "stage": stage,
             "recipe": record.recipe["name"],
             "git_commit": record.commit,
             "git_dirty": str(record.dirty).lower(),
         }
+
+    @cached_property
+    def _user(self) -> str:
+        return account_at(self.record.tracking_uri).name
 
     def _close(self) -> None:
         record, parent = self.record, self._parent
@@ -162,7 +167,8 @@ class Forwarder:
             run = RunWriter(self.client, run_id)
             run.log_params({"seed": str(spec.seed)} | rendering.flatten(spec.config))
             run.set_tags({"run_digest": spec.digest, "code_digest": spec.code})
-            run.log_datasets(spec.inputs, hub_sources(spec.config))
+            for writer in (run, self._parent):  # MLflow's list of runs shows the parent's
+                writer.log_datasets(spec.inputs, hub_sources(spec.config))
         return run_id
 
     def _metrics(self, stage: StageRecord, run_id: str) -> None:
@@ -219,8 +225,7 @@ class Forwarder:
             f"cost/{stage.stage}_{name}": value for name, value in costs.items()
         }
         output = result.outputs.get("model")
-        model = run.logged_model(self._experiment_id, stage.stage, output) if output else None
-        model_id = model.model_id if model else None
+        model_id = self._logged_model(stage, output).model_id if output else None
         points = [
             Metric(name, value, when, last["step"], model_id=model_id)
             for name, value in final.items()
@@ -241,6 +246,14 @@ class Forwarder:
             traces = VerdictTraces(self.client, self._experiment_id, run.run_id, judge, when)
             traces.store(result, stage.run_dir)
 
+    def _logged_model(self, stage: StageRecord, artifact: Artifact) -> LoggedModel:
+        """Return the logged model of these bytes, an output of the stage's run and its parent."""
+        run = self._run_of(stage)
+        model = run.logged_model(self._experiment_id, stage.stage, artifact)
+        for writer in (run, self._parent):
+            writer.log_output(model)
+        return model
+
     def _run_of(self, stage: StageRecord) -> RunWriter:
         assert stage.run_id is not None  # set by _open_stage, a stage's first step
         return RunWriter(self.client, stage.run_id)
@@ -251,7 +264,7 @@ class Forwarder:
         stage = self.record.stage(registration.stage)
         assert stage is not None  # a model is registered once its stage has ended
         run = self._run_of(stage)
-        model = run.logged_model(self._experiment_id, stage.stage, registration.artifact)
+        model = self._logged_model(stage, registration.artifact)
         with versions.long_timeout():
             versions.store_model(self.client, model, registration)
         tags = registration.tags | {

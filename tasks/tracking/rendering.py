@@ -24,6 +24,17 @@ def flatten(values: dict, prefix: str = "") -> dict[str, str]:
     return flat
 
 
+def columns(record: Record, user: str) -> dict[str, str]:
+    """Return the tags that fill the columns Source, User and Version of MLflow's list of runs."""
+    tags = {
+        "mlflow.user": user,
+        "mlflow.source.name": f"rlhf run {record.recipe['name']}",
+        "mlflow.source.type": "LOCAL",  # MLflow's word for a program
+    }
+    is_commit = re.fullmatch("[0-9a-f]{40}", record.commit)
+    return tags | ({"mlflow.source.git.commit": record.commit} if is_commit else {})
+
+
 def verdict_table(decisions: list[Decision]) -> str:
     """Return a Markdown table with the evidence, one row per gate."""
     head = (

@@ -86,7 +86,7 @@ class RunWriter:
                 self.log_path(path.name, path)
 
     def logged_model(self, experiment_id: str, name: str, artifact: Artifact) -> LoggedModel:
-        """Return the logged model of these bytes, created when absent, as an output of this run.
+        """Return the logged model of these bytes, created as a model of this run when absent.
 
         Its weights stay where they are until the model is registered.
         """
@@ -94,21 +94,23 @@ class RunWriter:
             [experiment_id], f"tags.digest = '{artifact.digest}'"
         )
         if found:
-            model = found[0]
-        else:
-            model = self.client.create_logged_model(
-                experiment_id,
-                name=name,
-                source_run_id=self.run_id,
-                tags={"digest": artifact.digest, "path": str(artifact.path)},
-                model_type=name,
-            )
-            self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+            return found[0]
+        model = self.client.create_logged_model(
+            experiment_id,
+            name=name,
+            source_run_id=self.run_id,
+            tags={"digest": artifact.digest, "path": str(artifact.path)},
+            model_type=name,
+        )
+        self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+        return model
+
+    def log_output(self, model: LoggedModel) -> None:
+        """Note a logged model as an output of this run, once."""
         outputs = self.client.get_run(self.run_id).outputs
         known = {output.model_id for output in (outputs.model_outputs if outputs else [])}
         if model.model_id not in known:
             self.client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, 0)])
-        return model
 
 
 def _batches(items: list) -> Iterable[list]:

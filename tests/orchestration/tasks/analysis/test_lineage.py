@@ -13,6 +13,7 @@ from tasks.analysis.lineage import lineage
 from tasks.analysis.lineage_graph import Edge, Graph, Node, build
 from tasks.analysis.run_evidence import from_record
 from tasks.records.workspace import Workspace
+from tasks.tracking.tracker import Tracker
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +97,23 @@ def test_a_model_is_traced_back_to_the_files_with_role_run_and_version(told):
     )
     # how the rival was made is another lineage
     assert "policy-a" not in json.dumps(found.graph.as_json())
+
+
+def test_what_a_run_reused_names_the_run_that_made_it(told):
+    """As in MLflow: the version's tag names the last run that registered the same bytes."""
+    made, client = told
+    record = made.write(Story("first")).model_copy(update={"name": "again"})
+    for stage in record.stages:
+        stage.cached = stage.stage != "evaluate"
+    tracker = Tracker(made.workspace, record)
+    tracker.end("FINISHED")
+    client.set_model_version_tag("tiny-policy", "1", "pipeline_run_id", tracker.record.run_id)
+    for reference in ("tiny-policy/1", "again", made.artifact("policy-a", model=True).digest):
+        found = lineage(client, reference)
+        root = found.graph.nodes[found.root]
+        assert list(root.runs) == ["first"] and root.runs["first"].startswith("http")
+        makers = {name for node in found.graph.nodes.values() if node.stage for name in node.runs}
+        assert makers == {"first"}
 
 
 def test_data_leads_to_every_model_that_was_trained_on_it_or_on_what_came_of_it(told):
@@ -196,7 +214,7 @@ def test_a_circle_given_by_hand_is_drawn_all_the_same():
     graph = Graph()
     run = type("Run", (), {"name": "r", "link": None})
     for digest in ("a" * 64, "b" * 64):
-        graph.add(Node(digest, "model", digest[0], "sft"), run)
+        graph.add(Node(digest, "model", digest[0], "sft"), (run.name, run.link))
     graph.edges = {
         Edge("a" * 64, "b" * 64, "starts from"): None,
         Edge("b" * 64, "a" * 64, "starts from"): None,

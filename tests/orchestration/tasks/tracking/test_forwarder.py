@@ -19,11 +19,13 @@ from flows.platform.pages import free_port
 from rlhf_core.gates.decide import Subject, decide_all
 from rlhf_core.rundir import Artifact, RunDir, StageResult, StageSpec
 from tasks.execution.stage_process import run_stage
+from tasks.records.process_identity import user
 from tasks.records.run_record import Record, Registration, pending
 from tasks.records.workspace import Workspace
 from tasks.registry import packaging, versions
 from tasks.registry.fetching import fetch
 from tasks.tracking import client as tracking
+from tasks.tracking import rendering
 from tasks.tracking.client import connect
 from tasks.tracking.forwarder import Forwarder
 from tasks.tracking.sync import sync
@@ -103,6 +105,28 @@ def test_a_pipeline_is_in_mlflow_with_all_it_left(home, tmp_path, command):
     assert "| sft | improvement&ensp; |" in parent.data.tags["mlflow.note.content"]
     model = client.get_logged_model(run.outputs.model_outputs[0].model_id)
     assert model.tags["digest"] == record.stages[0].result.outputs["model"].digest
+
+
+def test_the_columns_of_mlflows_list_say_who_ran_what_on_which_data_with_which_models(
+    home, tmp_path, command
+):
+    tracker = track(Workspace.here(), tmp_path, command)
+    client, record = tracker.client, tracker.record
+    parent, run = client.get_run(record.run_id), client.get_run(record.stages[0].run_id)
+    for shown in (parent, run):
+        tags = shown.data.tags
+        assert shown.info.user_id == tags["mlflow.user"] == user()
+        assert tags["mlflow.source.name"] == f"rlhf run {RECIPE.name}"
+        assert tags["mlflow.source.git.commit"] == record.commit
+    assert parent.inputs.dataset_inputs == run.inputs.dataset_inputs
+    assert [item.model_id for item in parent.outputs.model_outputs] == [
+        item.model_id for item in run.outputs.model_outputs
+    ]
+
+
+def test_without_a_commit_there_is_no_column_with_one(home):
+    record = Record.new(Workspace.here(), RECIPE, "x").model_copy(update={"commit": "0.2.0+3fa9"})
+    assert "mlflow.source.git.commit" not in rendering.columns(record, "ann")
 
 
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED"])
