@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flows.platform.doctor_packages import read_lock
+
 INFRA = Path(__file__).resolve().parents[3] / "infra"
 HELM, K8S = INFRA / "helm", INFRA / "k8s"
 PAGE = (INFRA / "docs" / "operate" / "kubernetes.md").read_text(encoding="utf-8")
@@ -131,8 +133,7 @@ def test_what_the_commands_set_is_read_by_the_chart_and_made_for_every_pool():
 
 
 def test_the_images_are_of_the_locked_release():
-    lock = (INFRA / "requirements" / "cpu.txt").read_text(encoding="utf-8")
-    (locked,) = re.findall(r"^prefect==(\S+)$", lock, flags=re.MULTILINE)
+    locked = read_lock(INFRA / "requirements" / "cpu.txt")["prefect"]
     assert VALUES[SERVER]["global"]["prefect"]["image"]["prefectTag"] == f"{locked}-python3.11"
     assert VALUES[WORKER]["worker"]["image"]["prefectTag"] == f"{locked}-python3.11-kubernetes"
 

@@ -30,7 +30,8 @@ def digest() -> str:
 def test_in_a_checkout_the_files_are_in_their_folders():
     assert not shipped.is_installed()
     assert shipped.shipped("mlflow") == ROOT / "mlflow"
-    assert [lock.name for lock in shipped.locks()] == ["cpu.txt", "gpu.txt", "platform.txt"]
+    names = ("cpu", "gpu", "platform", "ray")
+    assert [lock.name for lock in shipped.locks()] == [f"{name}.txt" for name in names]
 
 
 def test_a_wheel_has_the_digest_of_the_tree_that_it_was_built_from(wheel):
