@@ -1,4 +1,4 @@
-"""What is asked of a Ray cluster, and which rank is where."""
+"""The demand on a Ray cluster, and the place of each rank."""
 
 import pytest
 
