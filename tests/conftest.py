@@ -6,7 +6,6 @@ The suite fails when a test leaves a process behind.
 import json
 import random
 import signal
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,16 +30,6 @@ def no_process_is_left_behind():
     yield
     if left := left_processes.end_left():
         pytest.fail("processes live on that tests have started:\n  " + "\n  ".join(left))
-
-
-@pytest.fixture(autouse=True)
-def no_stand_in_for_dbutils_is_left_behind():
-    """Remove what MLflow leaves in sys.modules when two threads load a model's code at once.
-
-    It is no module, and hypothesis reads the path of every module.
-    """
-    yield
-    sys.modules.pop("dbutils", None)
 
 
 @pytest.fixture(scope="session")

@@ -108,7 +108,7 @@ class Distributed(Config):
 
     @property
     def leaves_this_host(self) -> bool:
-        """Return True where ranks may run on other hosts than this one."""
+        """True where ranks may run on other hosts than this one."""
         return self.hostfile is not None or self.launcher == "ray"
 
     @model_validator(mode="after")

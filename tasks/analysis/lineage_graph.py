@@ -107,10 +107,14 @@ def build(evidence: Iterable[RunEvidence], makers: Mapping[str, Maker] | None = 
     """
     graph = Graph()
     for run in evidence:
-        for stage in run.stages.values():
-            if stage.stage == VALIDATE.name:
-                _link_prepared_files(graph, run, stage)
-            _add_stage(graph, run, stage, (makers or {}).get(stage.digest, (run.name, run.link)))
+        made_by = {
+            name: (makers or {}).get(stage.digest, (run.name, run.link))
+            for name, stage in run.stages.items()
+        }
+        for name, stage in run.stages.items():
+            if stage.stage == VALIDATE.name and PREPARE.name in run.stages:
+                _link_prepared_files(graph, run, made_by[PREPARE.name])
+            _add_stage(graph, run, stage, made_by[name])
     return graph
 
 
@@ -202,14 +206,13 @@ def _measured(stage: str, inputs: dict[str, str], outputs: dict[str, str]) -> st
     return outputs.get("model") or inputs.get("given") if known.makes else inputs.get("policy")
 
 
-def _link_prepared_files(graph: Graph, run: RunEvidence, stage: StageEvidence) -> None:
+def _link_prepared_files(graph: Graph, run: RunEvidence, made_by: Maker) -> None:
     """Link source files that the prepare stage generated to its folder of files."""
-    folder = run.stages[PREPARE.name].output("files") if PREPARE.name in run.stages else None
+    folder = run.stages[PREPARE.name].output("files")
     for name, source in sources_of(run.recipe.get("data", {})).items():
-        digest = stage.input(name)
+        digest = run.stages[VALIDATE.name].input(name)
         if folder and digest and source.get("path", "").startswith(PREPARED):
-            node = Node(digest, "data", f"{name} (file)", PREPARE.name)
-            graph.add(node, (run.name, run.link))
+            graph.add(Node(digest, "data", f"{name} (file)", PREPARE.name), made_by)
             graph.link(folder, digest, "made from")
 
 

@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -43,6 +44,7 @@ from tasks.registry.shipped_code import write_code
 WEIGHTS = Path("artifacts", "model")
 GATES, CARD, APPROVAL = "gates.json", "README.md", "approval.json"
 REQUIREMENTS = ("mlflow", "torch", "transformers")
+_ONE_BY_ONE = threading.Lock()  # two that save at once leave a stand-in in sys.modules
 
 _MESSAGES = Array(Object([Property("role", DataType.string), Property("content", DataType.string)]))
 _QUESTION = {"role": "user", "content": "How do I boil an egg?"}
@@ -226,7 +228,7 @@ def save_frame(kind: ModelKind, folder: Path) -> None:
     It requires the versions of this process, which are those of the models' code.
     """
     pins = [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
-    with tempfile.TemporaryDirectory() as temporary:
+    with _ONE_BY_ONE, tempfile.TemporaryDirectory() as temporary:
         script, archive = write_code(kind, Path(temporary))
         mlflow.pyfunc.save_model(
             str(folder),

@@ -361,7 +361,7 @@ def test_a_cron_schedule_fires(platform):
         "--set",
         "registry.name=cron",
     )
-    platform.ended("minutely", 1)
+    assert platform.ended("minutely", 1) == ["Completed"]
     platform.rlhf(
         "deploy", platform.recipe, "--name", "minutely", "--cron", "* * * * *", "--paused"
     )

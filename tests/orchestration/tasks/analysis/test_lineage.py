@@ -11,7 +11,7 @@ from flows.report.picture import layout, picture
 from rlhf_core.errors import ConfigError
 from tasks.analysis.lineage import lineage
 from tasks.analysis.lineage_graph import Edge, Graph, Node, build
-from tasks.analysis.run_evidence import from_record
+from tasks.analysis.run_evidence import RunEvidence, StageEvidence, from_record
 from tasks.records.workspace import Workspace
 from tasks.tracking.tracker import Tracker
 
@@ -114,6 +114,23 @@ def test_what_a_run_reused_names_the_run_that_made_it(told):
         assert list(root.runs) == ["first"] and root.runs["first"].startswith("http")
         makers = {name for node in found.graph.nodes.values() if node.stage for name in node.runs}
         assert makers == {"first"}
+
+
+def test_files_that_prepare_generated_name_the_run_that_generated_them():
+    recipe = {"data": {"comparisons": {"path": "{prepared}/comparisons.jsonl"}}}
+    source = {"inputs": {"comparisons": {"digest": "1" * 64}}}
+    files = {"outputs": {"files": {"digest": "2" * 64}}}
+
+    def run(name: str) -> RunEvidence:
+        stages = {
+            "prepare": StageEvidence("prepare", "FINISHED", digest="p" * 64, result=files),
+            "validate": StageEvidence("validate", "FINISHED", digest=name * 8, spec=source),
+        }
+        return RunEvidence(name, "FINISHED", recipe, stages=stages)
+
+    graph = build([run("first"), run("again")], {"p" * 64: ("first", None)})
+    assert list(graph.nodes["1" * 64].runs) == list(graph.nodes["2" * 64].runs) == ["first"]
+    assert Edge("2" * 64, "1" * 64, "made from") in graph.edges
 
 
 def test_data_leads_to_every_model_that_was_trained_on_it_or_on_what_came_of_it(told):

@@ -69,6 +69,7 @@ def test_several_that_store_a_version_anew_at_once_leave_it_whole(tiny_model, tm
         list(threads.map(lambda _: build("policy", tiny_model, target, records), range(4)))
     assert digest_path(model_folder(target)) == digest_path(tiny_model)
     assert {file.name for file in tmp_path.iterdir()} == {"version", ".version.lock"}
+    assert "dbutils" not in sys.modules  # MLflow's stand-in, while it loads a model's code
 
 
 WITHOUT_PROJECT = """

@@ -1,5 +1,7 @@
 """A run whose cluster cannot be used is refused before its first stage."""
 
+import subprocess
+
 import pytest
 
 from rlhf_core.config import Distributed
@@ -13,5 +15,8 @@ def test_a_missing_package_is_refused_before_anything_runs(monkeypatch):
         require_cluster(Distributed(ranks=2, launcher="ray"))
 
 
-def test_deepspeeds_launcher_needs_no_cluster():
+def test_deepspeeds_launcher_needs_no_cluster(monkeypatch):
+    asked = []
+    monkeypatch.setattr(subprocess, "run", lambda *words, **_: asked.append(words))
     require_cluster(Distributed(ranks=2))
+    assert asked == []
