@@ -10,7 +10,8 @@ from rlhf_core.errors import RLHFError
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-WIDE = 200  # columns outside a terminal, so that no cell is folded
+WIDE = 200  # columns outside a terminal
+UNFOLDED = 1000  # columns outside a terminal of a table whose cells are long
 
 
 def console(width: int = WIDE) -> "Console":

@@ -16,6 +16,7 @@ COLUMNS = {
     "proxy gain": PROXY,
     "accuracy": "reward/accuracy",
     "accuracy, new": "reward/accuracy_new",
+    "new, before": "reward/accuracy_new_before",
     "DPO accuracy": "dpo/accuracy",
     "KL": KL,
 }
@@ -77,9 +78,9 @@ def _table(iteration: Iteration, full_links: bool) -> Table:
     table.add_column("round", justify="right", no_wrap=True)
     table.add_column("labels", justify="right", no_wrap=True)
     for head in shown:
-        table.add_column(head, justify="right", no_wrap=True)
-    table.add_column("outcome", overflow="fold")
-    table.add_column("run", no_wrap=True)
+        table.add_column(head, justify="right")  # on a narrow terminal the interval is below
+    table.add_column("outcome", overflow="fold", min_width=12)
+    table.add_column("run", overflow="fold")
     for one in iteration.rounds:
         measured = [measured_text(one.metrics.get(name)) for name in shown.values()]
         spent = str(iteration.labels_spent(one.number))

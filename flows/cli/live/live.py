@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from flows.platform.live.control import LiveWish, Tell
     from flows.platform.live.view import LiveView
 
-WIDE = 1000  # columns outside a terminal, so that no row is folded
-
 LiveTarget = Annotated[
     str,
     typer.Argument(
@@ -176,7 +174,7 @@ def _start(name: str, wish: "LiveWish", tell: "Tell") -> "tuple[LiveView, bool]"
 
 def _gate(name: str | None, apply: bool, tell: "Tell", as_json: bool) -> None:
     """Print the verdict on a canary. Raises GateRefused where it is to go back."""
-    from flows.cli.output import console
+    from flows.cli.output import UNFOLDED, console
     from flows.cli.tables.live_gate import verdict_table
     from flows.platform.live.gating import judge_canary
     from flows.platform.live.view import require_live
@@ -194,7 +192,7 @@ def _gate(name: str | None, apply: bool, tell: "Tell", as_json: bool) -> None:
         print_json(found.verdict.model_dump(mode="json") | {"done": found.done})
     else:
         if found.verdict.measures:
-            console(WIDE).print(verdict_table(found.verdict))
+            console(UNFOLDED).print(verdict_table(found.verdict))
         for each in found.verdict.measures:
             if each.note:
                 print(f"{each.name}: {each.note}")

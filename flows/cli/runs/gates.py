@@ -5,9 +5,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import AsJson, RunName
-from flows.cli.output import console, print_json, print_parts
-
-WIDE = 1000  # columns outside a terminal, so that no reason is folded
+from flows.cli.output import UNFOLDED, console, print_json, print_parts
 
 Explain = Annotated[
     str | None,
@@ -33,8 +31,8 @@ def gates(run: RunName = "latest", explain: Explain = None, as_json: AsJson = Fa
     if as_json:
         print_json(found)
     elif explain:
-        print_parts(console(WIDE), explanation(found))
+        print_parts(console(UNFOLDED), explanation(found))
     elif found["gates"]:
-        console(WIDE).print(gate_table(found))
+        console(UNFOLDED).print(gate_table(found))
     else:
         print(f"No gate of {record.name} was decided: none of its stages with a gate has finished.")

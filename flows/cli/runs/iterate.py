@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from flows.cli.options import AsJson, Debug, RecipeName, Settings
-from flows.cli.output import console, print_json, print_parts
+from flows.cli.output import UNFOLDED, console, print_json, print_parts
 from flows.settings import quiet_libraries
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def iterate(
     if as_json:
         print_json(result.as_json())
     else:
-        out = console()
+        out = console(UNFOLDED)
         print_parts(out, result_lines(result, full_links=not out.is_terminal))
 
 

@@ -6,7 +6,7 @@ import typer
 
 from flows.api.parameter_sweeps import run_request
 from flows.cli.options import AsJson, RecipeName, Settings, StageName, metric_names
-from flows.cli.output import console, print_json, print_parts
+from flows.cli.output import UNFOLDED, console, print_json, print_parts
 
 Over = Annotated[
     list[str],
@@ -66,7 +66,7 @@ def sweep(
     if as_json:
         print_json(result.as_json())
     else:
-        out = console()
+        out = console(UNFOLDED)
         print_parts(out, result_lines(result, full_links=not out.is_terminal))
     if result.error:
         raise result.error

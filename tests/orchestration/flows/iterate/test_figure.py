@@ -50,6 +50,7 @@ def iteration() -> Iteration:
                 eval__independent_gain=1.5,
                 reward__accuracy=0.75,
                 reward__accuracy_new=0.5,
+                reward__accuracy_new_before=0.45,
             ),
             ended(2, "refused", ["reward.accuracy"], reward__accuracy=0.5),
         ],
@@ -64,12 +65,12 @@ def test_the_page_draws_what_the_rounds_have_and_says_who_refused(iteration):
     assert "refused by reward.accuracy" in page and "not promoted by contest" in page
     assert "&lt;because&gt;" in page and "<because>" not in page
     # a dot per round and metric, and for the labels; a bar per interval
-    assert page.count("<circle") == 2 + 4 + 3
-    assert page.count("<polyline") == 1 + 2 + 1 + 6
+    assert page.count("<circle") == 2 + 5 + 3
+    assert page.count("<polyline") == 1 + 3 + 1 + 7
 
 
 def test_terminal_and_markdown_have_a_row_per_round(iteration, tmp_path):
-    console = Console(width=200, record=True, file=(tmp_path / "out").open("w"))
+    console = Console(width=1000, record=True, file=(tmp_path / "out").open("w"))
     for part in result_lines(IterationResult(iteration, tmp_path, 0), full_links=True):
         console.print(part)
     text = console.export_text()
@@ -79,6 +80,17 @@ def test_terminal_and_markdown_have_a_row_per_round(iteration, tmp_path):
     assert markdown(iteration).splitlines()[2] == (
         "| 0 | 0 | 1 [0.75, 1.25] | 0.7 [0.45, 0.95] | - | promoted | run-0 |"
     )
+
+
+@pytest.mark.parametrize("width", [100, 200])
+def test_a_narrow_terminal_cuts_no_number_outcome_or_run_off(iteration, tmp_path, width):
+    with (tmp_path / "out").open("w", encoding="utf-8") as file:
+        console = Console(width=width, record=True, file=file)
+        for part in result_lines(IterationResult(iteration, tmp_path, 0), full_links=True):
+            console.print(part)
+    words = "".join(console.export_text().split())
+    assert "…" not in words and "promoted" in words and "run-2" in words
+    assert words.count("1.75]") == 1 and "new,before" in words
 
 
 def test_a_chart_without_a_point_is_left_out(iteration):
