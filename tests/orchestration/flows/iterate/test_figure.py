@@ -78,7 +78,7 @@ def test_terminal_and_markdown_have_a_row_per_round(iteration, tmp_path):
     assert [row[:2] for row in rows] == [["0", "0"], ["1", "40"], ["2", "80"]]
     assert "1.5 [1.25, 1.75]" in text and "proxy gain" not in text.splitlines()[1]
     assert markdown(iteration).splitlines()[2] == (
-        "| 0 | 0 | 1 [0.75, 1.25] | 0.7 [0.45, 0.95] | - | promoted | run-0 |"
+        "| 0 | 0 | 1 [0.75, 1.25] | 0.7 [0.45, 0.95] | - | - | promoted | run-0 |"
     )
 
 
