@@ -1,16 +1,20 @@
-# The two commands: `make run` and `make test`. Both set up .venv first if it is not there.
+# The two commands: `make run` and `make test`. Both first set up two environments if they are not there: .venv has commands and
+# flows with the current Prefect, .venv/stage what the stages compute with. The latter holds everything: tests run in it.
 PYTHON ?= python3.11
 VENV := .venv
-BIN := $(VENV)/bin
+STAGE := $(VENV)/stage
+BIN := $(STAGE)/bin
+RLHF := $(VENV)/bin/rlhf
 READY := $(VENV)/.ready
-CONTROL := $(VENV)/control
+LOCKS := infra/requirements
+INSTALL := -m pip install --quiet --no-deps
 WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test test-slow learning-curves bench bench-data docs setup control lock lint format clean
+.PHONY: run test test-slow learning-curves bench bench-data docs setup control control-packages stage-packages lock lint format clean
 
 run: $(READY)
-	$(BIN)/rlhf run quickstart
+	$(RLHF) run quickstart
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
@@ -23,7 +27,7 @@ test-slow: $(READY)
 learning-curves: $(READY)
 	$(BIN)/python -m flows.sweeps.learning_curves
 
-# Speed and memory beside TRL (in .venv/bench), the plain model and raw vLLM, on a quiet machine: 23 minutes on two cores.
+# Speed and memory beside TRL (in .venv/stage/bench), the plain model and raw vLLM, on a quiet machine: 23 minutes on two cores.
 # BENCH="--only ppo-equal" for a part; infra/docs/results/speed.md explains the table.
 bench: $(READY)
 	$(BIN)/python infra/bench/run.py $(BENCH)
@@ -32,33 +36,40 @@ bench: $(READY)
 bench-data: $(READY)
 	$(BIN)/python infra/bench/validate_pairs.py $(PAIRS)
 
-# The documentation as a site in build/docs, its links checked: seconds, after .venv/docs is set up once (a minute).
+# The documentation as a site in build/docs, its links checked: seconds, after .venv/stage/docs is set up once (a minute).
 docs: $(READY)
 	$(BIN)/python infra/docs-site/build_site.py
 
 setup: $(READY)
 
-# Commands and flows in an environment of their own, .venv/control, with the current Prefect; the stages stay in .venv: a minute.
-control: $(CONTROL)/.ready
-
-$(CONTROL)/.ready: $(READY) infra/requirements/control.txt
-	test -x $(CONTROL)/bin/python || $(PYTHON) -m venv $(CONTROL)
-	$(CONTROL)/bin/python -m pip install --quiet --no-deps -r infra/requirements/control.txt
-	$(CONTROL)/bin/python -m pip install --quiet --no-deps --editable .
-	touch $@
+# The side of commands alone, without torch: what a laptop needs to deploy to a server and to compare and promote there.
+control: control-packages
+	$(VENV)/bin/python $(INSTALL) --editable .
 
 # The locked requirements anew from pyproject.toml; LOCK=--upgrade for newer versions, LOCK=--check to compare. Needs a package index.
 lock:
 	test -x $(VENV)/lock/bin/uv || ($(PYTHON) -m venv $(VENV)/lock && $(VENV)/lock/bin/python -m pip install --quiet uv==0.13.9)
 	$(VENV)/lock/bin/python infra/lock.py $(LOCK)
 
-$(READY): infra/requirements/cpu.txt infra/requirements/platform.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-deps -r infra/requirements/cpu.txt
-	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(VENV)/platform -r infra/requirements/platform.txt
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
-	$(BIN)/python -m rlhf_core.engine.warmup
+# Both at once: what pip does takes one core. Files that both have are kept once (hard links), which saves a gigabyte.
+$(READY): $(LOCKS)/control.txt $(LOCKS)/cpu.txt $(LOCKS)/platform.txt
+	@test ! -d $(VENV)/lib/python3.11/site-packages/torch || { echo "$(VENV) is of an earlier release, which had one" \
+	"environment; expected commands without torch there, and the stages in $(STAGE). Remove it (rm -r $(VENV)), and try again." >&2; exit 2; }
+	$(MAKE) --no-print-directory --jobs=2 control-packages stage-packages
+	$(BIN)/python $(INSTALL) --no-build-isolation --editable .
+	$(VENV)/bin/python $(INSTALL) --editable .
+	$(BIN)/python infra/share_packages.py $(STAGE) $(VENV)
 	touch $@
+
+control-packages:
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python $(INSTALL) --no-compile -r $(LOCKS)/control.txt
+
+stage-packages:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(STAGE)
+	$(BIN)/python $(INSTALL) -r $(LOCKS)/cpu.txt
+	$(BIN)/python $(INSTALL) --upgrade --target $(STAGE)/platform -r $(LOCKS)/platform.txt
+	$(BIN)/python -m rlhf_core.engine.warmup
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """Write the reference pages of infra/docs from the code: commands, recipe keys, metrics, Python.
 
-    .venv/bin/python infra/reference.py
+    .venv/stage/bin/python infra/reference.py
 
 Run it after a change of a command, a recipe key or a metric; a test compares the pages.
 """
@@ -62,8 +62,8 @@ def commands() -> str:
     parts = [f"# What can `rlhf` do?\n\n{one_line(group.help)}\n\n{MADE}"]
     parts += [
         "The program is `.venv/bin/rlhf` in a clone. `rlhf --version` prints the version, the "
-        "code's commit or digest, and the lock's digest. `--install-completion` sets up the "
-        "shell.\n"
+        "code's commit or digest, and the digest of each environment's lock. "
+        "`--install-completion` sets up the shell.\n"
     ]
     panels: dict[str, list[str]] = {}
     for name, command in found.items():

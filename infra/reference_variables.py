@@ -13,7 +13,7 @@ VARIABLES = {
     "copied, and fetched from on another machine. Default: nowhere",
     "RLHF_STAGE_PYTHON": "The Python interpreter that runs the stages, where they have an "
     "environment of their own. Default: `stage/bin/python` in the virtual environment of `rlhf`, "
-    "or the environment in which that one is the folder `control`, else the interpreter of `rlhf`",
+    "else the interpreter of `rlhf`",
     "RLHF_DEVICE_LIMITS": "Names of Prefect's concurrency limits that a stage holds, separated by "
     "commas; `none` where a cluster gives each run devices of its own. Default: one per visible "
     "GPU of the host, else one for its CPU",

@@ -1,6 +1,6 @@
 """Seconds that training waits for a checkpoint, written in the step and beside the steps.
 
-    .venv/bin/python infra/bench/checkpoints.py [MIB] [REPEATS]
+    .venv/stage/bin/python infra/bench/checkpoints.py [MIB] [REPEATS]
 
 A model of linear layers with AdamW's state of MIB in all takes steps in this process. Both variants
 write the same files in turn; the table has the median over the repeats. Prints the machine's load.

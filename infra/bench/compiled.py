@@ -1,6 +1,6 @@
 """Seconds of forward and backward passes with torch.compile beside those without.
 
-    .venv/bin/python infra/bench/compiled.py [--shape small] [--repeats 5]
+    .venv/stage/bin/python infra/bench/compiled.py [--shape small] [--repeats 5]
 
 One process, one model: transformers' Llama of SmolLM2's shape, random weights, float32, padded
 rows. Ragged rows have another length in each microbatch (`dynamic=True`). Prints the seconds until

@@ -1,6 +1,6 @@
 """Time and memory of a reward stage's token ids: lists in each rank, and Arrow files for all ranks.
 
-    .venv/bin/python infra/bench/encode_pairs.py [PAIRS]
+    .venv/stage/bin/python infra/bench/encode_pairs.py [PAIRS]
 
 Writes pairs as `make bench-data` does, and encodes them twice in a process of its own: as Python
 lists, as every rank had them before, and by `encoded_once`, as the stages do. Prints seconds, and

@@ -1,7 +1,7 @@
 """Peak main memory of ranks that load a model and build an engine, all ranks together.
 
-    .venv/bin/python infra/bench/loading.py [--ranks 2] [--zero 3] [--layers 30] [--step] [--frozen]
-                                            [--only mapped]
+    .venv/stage/bin/python infra/bench/loading.py [--ranks 2] [--zero 3] [--layers 30] [--step]
+                                                  [--frozen] [--only mapped]
 
 A random Llama like SmolLM2-135M (or with other --layers, --hidden) is saved in bfloat16. Both ways
 to load run in turn, each in new processes: `whole` reads a float32 model on every rank, `mapped`

@@ -1,6 +1,6 @@
 """An S3-compatible server whose objects are the files of a folder, for measurements.
 
-    .venv/bin/python infra/bench/object_folder.py FOLDER PORT
+    .venv/stage/bin/python infra/bench/object_folder.py FOLDER PORT
 
 It holds nothing in memory, which moto does: that one reads a whole object for every range. It asks
 for no credentials and takes plain bodies: set AWS_REQUEST_CHECKSUM_CALCULATION=when_required.

@@ -1,6 +1,7 @@
 """Seconds of a PPO step with rollouts in turn and one ahead, on a sampler of its own.
 
-    .venv/bin/python infra/bench/overlap.py [--shape small] [--steps 6] [--repeats 3] [--share]
+    .venv/stage/bin/python infra/bench/overlap.py [--shape small] [--steps 6] [--repeats 3]
+                                                  [--share]
 
 Both ways run in turn, each as a whole stage of its own: SmolLM2-135M's shape with random weights,
 one epoch, vLLM as a server. Trainer and server have one core each, as they would have devices of

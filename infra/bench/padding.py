@@ -1,7 +1,7 @@
 """Measure padding: its share of a step's tokens, and passes packed beside the same ones padded.
 
-    .venv/bin/python infra/bench/padding.py [--shape small] [--repeats 3] [--only NAME ...]
-    .venv/bin/python infra/bench/padding.py --share-prompts
+    .venv/stage/bin/python infra/bench/padding.py [--shape small] [--repeats 3] [--only NAME ...]
+    .venv/stage/bin/python infra/bench/padding.py --share-prompts
 
 Rows are ragged as in `make bench`, micro batches as in the stages with `micro_batch_tokens` at its
 default. With --share-prompts, passes of PPO that read a prompt once for its replies run beside the

@@ -1,6 +1,6 @@
 """A large model through MLflow's artifact proxy: time, memory of server and client, disk of server.
 
-    .venv/bin/python infra/bench/proxied_model.py [--gib 3] [--only multipart]
+    .venv/stage/bin/python infra/bench/proxied_model.py [--gib 3] [--only multipart]
 
 A random model of one safetensors file is registered and fetched, as a run and a reader of the
 registry do it, with an MLflow server on an S3 server (object_folder.py): `proxied` through the

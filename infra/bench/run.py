@@ -1,6 +1,6 @@
 """`make bench`: the speed and memory of this project beside TRL, the plain model and raw vLLM.
 
-    .venv/bin/python infra/bench/run.py [--only NAME ...] [--repeats N] [--without-trl]
+    .venv/stage/bin/python infra/bench/run.py [--only NAME ...] [--repeats N] [--without-trl]
                                         [--small | --quick] [--out FILE]
 
 Both sides have the same shapes, weights and rows, and take their steps in turn. The table says of

@@ -1,4 +1,4 @@
-"""TRL's own environment, .venv/bench: TRL alone, over the project's torch and transformers.
+"""TRL's own environment, .venv/stage/bench: TRL alone, over the project's torch and transformers.
 
 requirements.txt and requirements-ppo.txt pin its versions: the last that has a PPOTrainer is older.
 Nothing of it is visible to the project.

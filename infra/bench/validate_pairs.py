@@ -1,6 +1,7 @@
 """`make bench-data`: time and memory of the validate stage on pairs of 500 characters.
 
-    .venv/bin/python infra/bench/validate_pairs.py [PAIRS ...] [--model FOLDER] [--keep FOLDER]
+    .venv/stage/bin/python infra/bench/validate_pairs.py [PAIRS ...] [--model FOLDER]
+                                                         [--keep FOLDER]
 
 Writes the pairs (a prompt of 100 characters and two answers of 200, English words at random), runs
 the stage on them in a process of its own, and prints seconds and peak memory of each part. The goal

@@ -1,6 +1,6 @@
 """Say how often the gates of the detectors refuse policies that are made of real sentences.
 
-    .venv/bin/python infra/calibration/constructed_policies.py FOLDER [DRAWS]
+    .venv/stage/bin/python infra/calibration/constructed_policies.py FOLDER [DRAWS]
 
 FOLDER holds demonstrations_heldout.jsonl with prompt (it asks for a word in double quotes),
 response and label (positive or negative). No model is trained: the replies are held-out

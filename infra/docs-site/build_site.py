@@ -1,6 +1,6 @@
 """Build the documentation as a site, without a network, and check it.
 
-    .venv/bin/python infra/docs-site/build_site.py
+    .venv/stage/bin/python infra/docs-site/build_site.py
 
 The pages, as build/docs-source has them, are built by Zensical, which ends at a broken link. What
 it does not see (links to files and pictures, anchors of generated pages, anything that a browser

@@ -1,4 +1,4 @@
-"""The libraries of the site and of the notebooks: .venv/docs, in front of the project's own.
+"""The libraries of the site and of the notebooks: .venv/stage/docs, in front of the project's own.
 
 requirements.txt pins them. The project, its runs and its tests do not see them.
 """

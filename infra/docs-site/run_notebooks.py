@@ -1,6 +1,6 @@
 """Run the notebooks of the documentation, and keep what they show.
 
-    .venv/bin/python infra/docs-site/run_notebooks.py [--folder FOLDER]
+    .venv/stage/bin/python infra/docs-site/run_notebooks.py [--folder FOLDER]
 
 They run one after the other in FOLDER (default: a temporary one), where `.rlhf` is their workspace:
 stages that it has are not repeated. Then each is written back with its outputs, without the paths

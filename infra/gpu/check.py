@@ -1,6 +1,6 @@
 """Check training on one GPU: speed, memory, the planner and resuming, in one table.
 
-    .venv/bin/python infra/gpu/check.py [--only NAME ...] [--device cpu] [--tiny] [--out FILE]
+    .venv/stage/bin/python infra/gpu/check.py [--only NAME ...] [--device cpu] [--tiny] [--out FILE]
 
 Parts: sft (MFU, planner, kernels, checkpoints), packing (ragged rows packed beside padded ones, a
 group's prompt read once, and the kernels), logits (by chunks beside whole ones), ppo (ZeRO 0 and

@@ -1,6 +1,6 @@
 r"""Answer a queue of `rlhf label open` on MLflow's own page, by clicks in a headless Chromium.
 
-    .venv/bin/python infra/labels/answer_queue.py ADDRESS \
+    .venv/stage/bin/python infra/labels/answer_queue.py ADDRESS \
         [--annotator 1] [--pairs N] [--picture FILE]
 
 ADDRESS is the one that `rlhf label open` printed for a person. The answers are those of one of the

@@ -1,6 +1,6 @@
 """Measure what MLflow's AI Gateway costs per request: the same requests with and without it.
 
-    .venv/bin/python infra/live/gateway_cost.py [--requests N] [--server ADDRESS]
+    .venv/stage/bin/python infra/live/gateway_cost.py [--requests N] [--server ADDRESS]
 
 One client asks in turn: the server itself, and through a gateway that writes no traces, by each of
 its routes, and that writes them. Without --server it asks a server without a model, which answers

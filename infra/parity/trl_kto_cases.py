@@ -1,6 +1,6 @@
 """Answers of trl's KTOTrainer, of the version that the benchmark compares with.
 
-    .venv/bench/bin/python infra/parity/trl_kto_cases.py tests/core/objectives/fixtures
+    .venv/stage/bench/bin/python infra/parity/trl_kto_cases.py tests/core/objectives/fixtures
 
 It writes trl_kto.safetensors. trl 0.11.4, which the other answers are of, needs an old
 transformers, and its KTOTrainer has been written anew since. This file runs the method

@@ -1,6 +1,6 @@
 r"""Compare rounds of labels with the same number of labels at once, on the quickstart.
 
-    .venv/bin/python infra/studies/iterate.py --seeds 1 2 3 4 5 --labels 600 --rounds 3 \
+    .venv/stage/bin/python infra/studies/iterate.py --seeds 1 2 3 4 5 --labels 600 --rounds 3 \
         --folder FOLDER [--align dpo] [--base 300] [--pick random] [--set KEY=VALUE]
 
 For each seed, `rlhf iterate` runs twice from the same round 0, which is trained on BASE

@@ -1,7 +1,7 @@
 r"""Compare the ways of picking pairs to label, by the reward models that the labels give.
 
     RLHF_HOME=HOME .venv/bin/rlhf run quickstart
-    RLHF_HOME=HOME .venv/bin/python infra/studies/picking.py --folder FOLDER \
+    RLHF_HOME=HOME .venv/stage/bin/python infra/studies/picking.py --folder FOLDER \
         [--run RUN] [--seeds 1-8] [--labels 100,400] [--ways random,uncertain,...] [--base 200]
 
 For each seed, an ensemble is trained on BASE comparisons. The SFT model answers training prompts

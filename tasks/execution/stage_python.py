@@ -1,12 +1,11 @@
 """The interpreter of the stages.
 
 Stages need torch, vLLM and DeepSpeed; commands, flows, tracking and registry do not. The two sides
-may have an environment each, since vLLM and the current Prefect exclude each other in one.
+have an environment each in a clone, since vLLM and the current Prefect exclude each other in one.
 """
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from rlhf_core import ROOT
@@ -14,19 +13,19 @@ from rlhf_core.errors import BadInput
 from tasks.records.shipped import is_installed
 
 VARIABLE = "RLHF_STAGE_PYTHON"
-CONTROL = "control"  # the folder of an environment of commands, in that of the stages
+FOLDER = "stage"  # of the environment of the stages, in that of the commands
 
 
 def stage_python() -> str:
     """Return the interpreter of every process that needs torch, vLLM or DeepSpeed.
 
     It is that of RLHF_STAGE_PYTHON, else `stage/bin/python` in this virtual environment where that
-    is there, else that of the environment in which this one is the folder `control`, else this one.
-    Raises BadInput when the variable names no program.
+    is there, else this one. Raises BadInput when the variable names no program.
     """
     named = os.environ.get(VARIABLE, "").strip()
     if not named:
-        return next((str(place) for place in _beside() if place.exists()), sys.executable)
+        within = Path(sys.prefix) / FOLDER / "bin" / "python"
+        return str(within) if within.exists() else sys.executable
     found = Path(named).expanduser().absolute()
     if not found.is_file() or not os.access(found, os.X_OK):
         raise BadInput(
@@ -35,13 +34,6 @@ def stage_python() -> str:
             f" it to run the stages with {sys.executable}."
         )
     return str(found)
-
-
-def _beside() -> Iterator[Path]:
-    own = Path(sys.prefix)
-    yield own / "stage" / "bin" / "python"
-    if own.name == CONTROL:
-        yield own.parent / "bin" / "python"
 
 
 def keep_absolute() -> None:

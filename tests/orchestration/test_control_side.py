@@ -1,9 +1,17 @@
 """Commands, flows, tracking and registry run without what the stages compute with."""
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
+
+from command_line import environment_of
+from control_environment import python_of_commands
+
+from flows.platform.doctor_packages import read_lock
+from tasks.execution.stage_python import VARIABLE
+from tasks.records.shipped import shipped
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ("flows", "tasks")
@@ -60,3 +68,37 @@ def test_flows_and_tasks_import_nothing_that_only_stages_need():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
+
+
+VERSIONS = "from importlib.metadata import version; print(version('prefect'), version('mlflow'))"
+
+
+def test_the_environment_of_commands_has_its_lock_and_no_torch():
+    def run(code: str) -> subprocess.CompletedProcess:
+        return subprocess.run([python_of_commands(), "-c", code], capture_output=True, text=True)
+
+    locked = read_lock(shipped("infra/requirements") / "control.txt")
+    assert run(VERSIONS).stdout.split() == [locked["prefect"], locked["mlflow"]]
+    for name in ("torch", "vllm", "transformers"):
+        assert f"No module named '{name}'" in run(f"import {name}").stderr
+
+
+def test_its_commands_run_the_stages_in_the_environment_of_these_tests(real_recipe, tmp_path):
+    """`--version` asks both sides, `run` has Prefect's server, a flow and a stage."""
+    program = python_of_commands().with_name("rlhf")
+    environment = environment_of(tmp_path / "home")
+    environment.pop(VARIABLE, None)
+
+    def call(*words: str) -> str:
+        done = subprocess.run([program, *words], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert [line.split()[1] for line in call("--version").splitlines() if "lock" in line] == [
+        "control.txt",
+        "cpu.txt",
+    ]
+    run = json.loads(call("run", str(real_recipe), "--until", "validate", "--json"))
+    assert [stage["stage"] for stage in run["stages"]] == ["validate"]
+    (result,) = (tmp_path / "home" / "runs").glob("*/result.json")
+    assert "torch" in json.loads(result.read_text())["environment"]

@@ -1,53 +1,46 @@
 """The quickstart by commands and flows that have an environment of their own: `make test-slow`."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from command_line import environment_of
+from control_environment import python_of_commands
 
-from rlhf_core import ROOT
 from tasks.execution.stage_python import VARIABLE
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 
-@pytest.fixture(scope="module")
-def control(tmp_path_factory) -> Path:
-    """The `rlhf` of an environment with control.txt and this checkout."""
-    folder = tmp_path_factory.mktemp("environment") / "venv"
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    install = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-deps"]
-    lock = ROOT / "infra" / "requirements" / "control.txt"
-    subprocess.run([*install, "-r", str(lock)], check=True)
-    subprocess.run([*install, "--editable", str(ROOT)], check=True)
-    return folder / "bin" / "rlhf"
-
-
 @pytest.fixture
-def call(control, tmp_path):
-    """Run that command, with the stages in the environment of these tests."""
-    environment = environment_of(tmp_path / "home") | {VARIABLE: sys.executable}
+def call(tmp_path):
+    """Run `rlhf` of an environment in one of two workspaces, and return what it prints."""
 
-    def run(*words: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [str(control), *words], env=environment, capture_output=True, text=True
+    def run(python: Path, *words: str, home: str = "home") -> str:
+        environment = environment_of(tmp_path / home)
+        environment.pop(VARIABLE, None)
+        done = subprocess.run(
+            [python.with_name("rlhf"), *words], env=environment, capture_output=True, text=True
         )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     return run
 
 
-def test_the_quickstart_is_promoted_without_torch_on_the_side_of_the_commands(control, call):
-    has_torch = [str(control.parent / "python"), "-c", "import torch"]
-    assert subprocess.run(has_torch, capture_output=True).returncode != 0
-    done = call("run", "quickstart", "--json")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["promotion"]["promoted"] is True
-    again = call("run", "quickstart", "--json")  # everything is finished, the champion is the same
-    assert again.returncode == 0, again.stderr
-    assert call("doctor").returncode == 0
+def test_two_environments_promote_the_quickstart_and_one_finds_its_stages_finished(call, tmp_path):
+    two, one = python_of_commands(), Path(sys.executable)
+    run = json.loads(call(two, "run", "quickstart", "--json"))
+    assert run["promotion"]["promoted"] is True
+    again = json.loads(call(two, "run", "quickstart", "--json"))
+    assert [stage["cached"] for stage in again["stages"]][:-1] == [True] * 6
+    call(two, "doctor")
     for words in (("history", "quickstart-policy"), ("compare", "latest", "latest~1"), ("gates",)):
-        done = call(*words)
-        assert done.returncode == 0, done.stdout + done.stderr
+        call(two, *words)
+    shutil.copytree(tmp_path / "home" / "runs", tmp_path / "other" / "runs")
+    elsewhere = json.loads(call(one, "run", "quickstart", "--json", home="other"))
+    assert [stage["cached"] for stage in elsewhere["stages"]][:-1] == [True] * 6
+    assert elsewhere["promotion"]["promoted"] is True  # of the same bytes, in another registry

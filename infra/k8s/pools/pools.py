@@ -1,6 +1,6 @@
 """Write the base job template of each work pool: template.yaml with the figures of its class.
 
-.venv/bin/python infra/k8s/pools/pools.py FOLDER    # writes FOLDER/cpu.json, gpu.json, 8gpu.json
+.venv/stage/bin/python infra/k8s/pools/pools.py FOLDER    # writes cpu.json, gpu.json, 8gpu.json
 """
 
 import json

@@ -15,7 +15,7 @@ PAGES = MADE["pages"]()
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_the_committed_page_is_what_the_code_says(path):
-    assert path.read_text() == PAGES[path], "run .venv/bin/python infra/reference.py"
+    assert path.read_text() == PAGES[path], "run .venv/stage/bin/python infra/reference.py"
 
 
 def test_every_variable_of_the_project_that_the_code_names_is_on_the_page():

@@ -40,22 +40,14 @@ def test_stages_run_with_this_interpreter_unless_another_is_named(monkeypatch):
     assert stage_python() == sys.executable and not is_separate() and stage_variables() == {}
 
 
-def test_the_environment_beside_this_one_is_taken_where_it_is_there(monkeypatch, program):
+def test_the_environment_within_this_one_is_taken_where_it_is_there(monkeypatch, program):
     monkeypatch.delenv(VARIABLE, raising=False)
     monkeypatch.setattr(sys, "prefix", str(program.parents[1]))
     assert stage_python() == sys.executable
-    beside = program.parents[1] / "stage" / "bin" / "python"
-    beside.parent.mkdir(parents=True)
-    program.rename(beside)
-    assert stage_python() == str(beside) and is_separate()
-
-
-def test_an_environment_named_control_takes_the_one_that_holds_it(monkeypatch, program):
-    monkeypatch.delenv(VARIABLE, raising=False)
-    monkeypatch.setattr(sys, "prefix", str(program.parents[1] / "control"))
-    assert stage_python() == str(program) and is_separate()
-    monkeypatch.setattr(sys, "prefix", str(program.parents[1] / "another"))
-    assert stage_python() == sys.executable
+    within = program.parents[1] / "stage" / "bin" / "python"
+    within.parent.mkdir(parents=True)
+    program.rename(within)
+    assert stage_python() == str(within) and is_separate()
 
 
 def test_every_command_of_a_stage_starts_with_the_named_interpreter(monkeypatch, program):
