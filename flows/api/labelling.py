@@ -163,7 +163,7 @@ def open_campaign(
 def campaign(name: str) -> LabelCampaign:
     """Return a labelling campaign of this workspace. Raises BadInput for an unknown name."""
     found = LabelCampaign(name)
-    found.pages  # noqa: B018 - an unknown name is refused here
+    found._folder()[0].load()  # an unknown name is refused here
     return found
 
 

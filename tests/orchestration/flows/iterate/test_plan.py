@@ -90,6 +90,8 @@ def test_a_gate_on_drift_has_the_champions_reward_model_in_each_further_round(re
     drift = 'stage="reward", metric="reward/accuracy_new_before", bound="at least", threshold=0.5'
     for more in ({}, {"continue_reward": True}):
         make_plan(str(recipe_file), [f"gates.drift={{{drift}}}"], options(**more))
+        with pytest.raises(BadInput, match="needs min_n 2001 items of reward/accuracy_new_before"):
+            make_plan(str(recipe_file), [f"gates.drift={{{drift}, min_n=2001}}"], options(**more))
 
 
 def test_a_loop_is_known_by_recipe_labels_and_data_and_not_by_its_length(recipe_file, data_files):

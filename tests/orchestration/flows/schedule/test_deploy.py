@@ -182,17 +182,6 @@ def test_a_stage_holds_the_devices_that_it_sees(monkeypatch, given, visible, exp
     assert [name.removeprefix(host) for name in concurrency.device_limits()] == expected
 
 
-def test_where_a_cluster_gives_out_devices_no_limit_is_asked_for(monkeypatch):
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    monkeypatch.setenv("RLHF_DEVICE_LIMITS", "none")
-    with (
-        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:1/api"}),
-        concurrency.devices_reserved(),
-    ):
-        pass  # no server was asked
-
-
 @pytest.mark.parametrize(("given", "expected"), [("gpu", ["forwarded", "waits"]), ("none", [])])
 def test_what_a_stage_left_is_forwarded_before_the_next_one_waits_for_devices(
     monkeypatch, given, expected

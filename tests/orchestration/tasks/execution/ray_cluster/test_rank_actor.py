@@ -103,5 +103,7 @@ def test_what_a_host_lacks_is_named(tmp_path):
 
 
 def test_a_free_port_can_be_listened_on():
+    port = RankActor().free_port()
     with socket.socket() as listener:
-        listener.bind(("", RankActor().free_port()))
+        listener.bind(("", port))
+        assert listener.getsockname()[1] == port
