@@ -7,7 +7,14 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from rlhf_core.buckets import file_system, is_address, reason
+from rlhf_core.buckets import (
+    file_system,
+    is_absent,
+    is_address,
+    is_refused,
+    lacks_credentials,
+    reason,
+)
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import write_atomically
 from tasks.records.workspace import TEMPLATE_DATE, Workspace
@@ -44,10 +51,8 @@ class Remote:
         """
         try:
             self.files.pipe_file(f"{self.root}/{MARK}", json.dumps({"format": 1}).encode())
-        except (FileNotFoundError, PermissionError) as error:
-            raise self._refused(error) from error
         except Exception as error:
-            if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
+            if is_absent(error) or is_refused(error) or lacks_credentials(error):
                 raise self._refused(error) from error
             self.warn(error)
 

@@ -1,8 +1,19 @@
 """Addresses of object stores: known schemes, no secrets in them, and which package is missing."""
 
-import pytest
+import logging
 
-from rlhf_core.buckets import file_system, is_address, reason
+import pytest
+from aiohttp import ClientResponseError
+from botocore.exceptions import NoCredentialsError
+
+from rlhf_core.buckets import (
+    file_system,
+    is_absent,
+    is_address,
+    is_refused,
+    lacks_credentials,
+    reason,
+)
 from rlhf_core.errors import BadInput
 
 
@@ -49,3 +60,37 @@ def test_an_address_without_a_bucket_is_refused():
 def test_the_reason_of_an_error_is_one_short_line():
     assert reason(OSError("first\nsecond")) == "OSError: first"
     assert len(reason(OSError("x" * 1000))) < 250
+
+
+def answered(status: int) -> ClientResponseError:
+    return ClientResponseError(None, (), status=status)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (FileNotFoundError(), "absent"),
+        (answered(404), "absent"),
+        (PermissionError(), "refused"),
+        (answered(401), "refused"),
+        (answered(403), "refused"),
+        (OSError("Forbidden: b/team/o\nno right"), "refused"),  # as gcsfs says it
+        (NoCredentialsError(), "no credentials"),
+        (answered(500), None),
+        (ConnectionRefusedError(), None),
+        (TimeoutError(), None),
+    ],
+)
+def test_what_a_store_says_is_told_from_one_that_does_not_answer(error, said):
+    found = {
+        "absent": is_absent(error),
+        "refused": is_refused(error),
+        "no credentials": lacks_credentials(error),
+    }
+    assert [name for name, holds in found.items() if holds] == ([said] if said else [])
+
+
+def test_clients_that_log_every_look_for_credentials_are_silent(tmp_path):
+    file_system("data", f"file://{tmp_path}")
+    assert not logging.getLogger("gcsfs").isEnabledFor(logging.ERROR)
+    assert not logging.getLogger("azure.identity.aio").isEnabledFor(logging.ERROR)

@@ -18,7 +18,14 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from rlhf_core.buckets import file_system, reason
+from rlhf_core.buckets import (
+    CREDENTIALS,
+    file_system,
+    is_absent,
+    is_refused,
+    lacks_credentials,
+    reason,
+)
 from rlhf_core.digest import digest_json
 from rlhf_core.errors import BadInput, StageFailed
 from rlhf_core.rundir import write_atomically
@@ -153,18 +160,19 @@ def _require_allowed(field: str, address: str) -> None:
 def _explained(field: str, address: str) -> Iterator[None]:
     try:
         yield
-    except FileNotFoundError:
-        raise _missing(field, address) from None
-    except PermissionError as error:
-        raise BadInput(
-            f"{field} is {address!r}, which your credentials may not read ({reason(error)}). Ask"
-            " the bucket's owner, or set others."
-        ) from error
     except Exception as error:
-        if type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError"):
+        if is_absent(error):
+            raise _missing(field, address) from None
+        if lacks_credentials(error):
+            places = CREDENTIALS.get(address.partition("://")[0], "those of the store")
             raise BadInput(
-                f"{field} is {address!r}, and there are no credentials ({reason(error)}). Set those"
-                " of the store, such as AWS_ACCESS_KEY_ID or ~/.aws/credentials."
+                f"{field} is {address!r}, and there are no credentials ({reason(error)}). Set"
+                f" {places}."
+            ) from error
+        if is_refused(error):
+            raise BadInput(
+                f"{field} is {address!r}, which your credentials may not read ({reason(error)})."
+                " Ask the bucket's owner, or set others."
             ) from error
         raise StageFailed(
             f"{field} is {address!r}, and the store does not answer ({reason(error)}). Run again"
