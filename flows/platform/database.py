@@ -1,16 +1,23 @@
-"""Use PostgreSQL instead of SQLite: one database for Prefect, one for MLflow."""
+"""Databases of the servers: PostgreSQL, one each for Prefect and MLflow; Prefect's SQLite file."""
 
 import asyncio
+import contextlib
 import importlib.util
+import sqlite3
+import sys
+from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_core.errors import BadInput
+from rlhf_core.interpreter.installed import package_folder
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
 
 DATABASES = {"prefect": "rlhf_prefect", "mlflow": "rlhf_mlflow"}
 DRIVERS = {"prefect": "asyncpg", "mlflow": "psycopg2"}
+MIGRATIONS = "server/database/_migrations/versions/sqlite"  # of Prefect: a file per revision
 
 
 def prepare(url: str) -> dict[str, str]:
@@ -88,3 +95,32 @@ def masked(url: str) -> str:
     from sqlalchemy.engine import make_url
 
     return make_url(url).render_as_string(hide_password=True)
+
+
+def require_readable(home: Path) -> None:
+    """Raise BadInput when a later Prefect has changed the SQLite database in Prefect's folder.
+
+    A server brings it to the newest revision that its release knows, and stops at a later one.
+    """
+    file, package = home / "prefect.db", package_folder("prefect")
+    known = [one.name for one in (package / MIGRATIONS).glob("*.py")] if package else []
+    revision = _revision(file)
+    if not known or revision is None or any(revision in name for name in known):
+        return
+    raise BadInput(
+        f"{file} was last used by a later Prefect than {version('prefect')}, which is installed for"
+        f" {sys.executable} and cannot read it; expected the environment that used it last"
+        " (.venv/bin/rlhf in a clone). Use that, or another workspace (RLHF_HOME)."
+    )
+
+
+def _revision(file: Path) -> str | None:
+    """Return the revision of a database that Prefect has made; None where there is none."""
+    try:
+        with contextlib.closing(
+            sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
+        ) as store:
+            row = store.execute("SELECT version_num FROM alembic_version").fetchone()
+    except sqlite3.Error:  # no file, or none that Prefect's server would read
+        return None
+    return row[0] if row else None

@@ -16,8 +16,10 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from flows.platform import prefect_address
+from flows.platform.database import require_readable
 from flows.platform.pages import answers
 from flows.settings import quiet_libraries
 from rlhf_core.errors import RLHFError
@@ -25,6 +27,7 @@ from tasks.execution.guarded_process import GuardedProcess
 
 START_SECONDS = 120.0  # a loaded machine takes 20 and more
 PORTS = range(8000, 9000)
+DATABASES = ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
 EPHEMERAL = {
     "PREFECT_UI_ENABLED": "0",
     "PREFECT__SERVER_EPHEMERAL": "1",
@@ -60,7 +63,8 @@ def start_early() -> None:
 def for_runs() -> Iterator[None]:
     """Let flows within use this process's own server, or the one that is configured.
 
-    Raises RLHFError where the own server does not start.
+    Raises RLHFError where the own server does not start, BadInput where it cannot read the
+    workspace's flow runs.
     """
     from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
@@ -109,6 +113,8 @@ def _end() -> None:
 
 
 def _start(settings: dict[str, str]) -> None:
+    if not any(name in os.environ for name in DATABASES):
+        require_readable(Path(os.environ["PREFECT_HOME"]))  # set by flows/settings.py
     port = _free_port()
     application = ("--factory", "prefect.server.api.server:create_app")
     address = ("--host", "127.0.0.1", "--port", str(port))

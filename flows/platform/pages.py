@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.platform import prefect_address
+from flows.platform.database import require_readable
 from rlhf_core.errors import BadInput, RLHFError
 from tasks.execution.guarded_process import GuardedProcess
 from tasks.records.workspace import Workspace
@@ -174,10 +175,12 @@ def serve(
 ) -> None:
     """Serve both pages until Ctrl-C or SIGTERM, and call `ready` once they answer.
 
-    ports: MLflow's and Prefect's. Raises BadInput for a port that is taken, RLHFError for a page
-    that does not answer.
+    ports: MLflow's and Prefect's. Raises BadInput for a port that is taken and for flow runs of a
+    later Prefect, RLHFError for a page that does not answer.
     """
     pages = [mlflow_page(workspace, ports[0]), prefect_page(ports[1])]
+    if pages[1].command:
+        require_readable(workspace.prefect)
     logs = [workspace.home / f"ui-{page.name.lower()}.log" for page in pages]
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:

@@ -58,6 +58,8 @@ def up(
         wished = [name for name in NAMES if wanted.restart or name != KEEPER]
         platform, urls = _planned(before, running, wanted, wished)
         write(workspace, platform)
+        if "prefect" not in running and "prefect" not in urls:
+            database.require_readable(workspace.prefect)
         if "mlflow" not in running:
             ensure_tables(urls.get("mlflow") or workspace.own_store)
         started: list[str] = []

@@ -1,0 +1,52 @@
+"""The SQLite database of Prefect, which a later release may have changed."""
+
+import contextlib
+import sqlite3
+from pathlib import Path
+
+import pytest
+from command_line import rlhf_process
+
+from flows.platform.database import MIGRATIONS, require_readable
+from rlhf_core.errors import BadInput
+from rlhf_core.interpreter.installed import package_folder
+
+
+def database_at(revision: str, home: Path) -> Path:
+    """Make Prefect's database with nothing but a revision; return its folder."""
+    home.mkdir(parents=True)
+    with contextlib.closing(sqlite3.connect(home / "prefect.db")) as store, store:
+        store.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
+        store.execute("INSERT INTO alembic_version VALUES (?)", (revision,))
+    return home
+
+
+def known_revisions() -> list[str]:
+    """Return the revisions of the installed Prefect, the oldest first: date, id, what it does."""
+    names = [file.name for file in (package_folder("prefect") / MIGRATIONS).glob("2*.py")]
+    return [name.split("_")[4] for name in sorted(names)]
+
+
+def test_a_database_of_a_revision_that_prefect_knows_is_readable(tmp_path):
+    found = known_revisions()
+    assert len(found) > 100
+    require_readable(database_at(found[-1], tmp_path / "last"))
+    require_readable(database_at(found[0], tmp_path / "first"))
+
+
+def test_no_database_and_a_file_that_is_none_are_left_to_prefect(tmp_path):
+    require_readable(tmp_path)
+    (tmp_path / "prefect.db").write_text("no database")
+    require_readable(tmp_path)
+
+
+def test_a_database_of_a_later_prefect_is_refused_with_what_to_do(tmp_path):
+    home = database_at("f00f00f00f00", tmp_path / "prefect")
+    with pytest.raises(BadInput, match=r"later Prefect than \S+, .*\.venv/bin/rlhf.*RLHF_HOME"):
+        require_readable(home)
+
+
+def test_a_run_says_so_before_it_starts_a_server(home, recipe_file):
+    database_at("f00f00f00f00", home / "prefect")
+    done = rlhf_process(home, "run", str(recipe_file))
+    assert done.returncode == 2 and "later Prefect" in done.stderr, done.stderr
