@@ -6,7 +6,8 @@ On SQLite, the event loop of Prefect 3.7.7's server waits for a coroutine on ano
 loads a new automation. If that loop is evaluating triggers at this moment, each waits for the
 other. The server then never answers again, and its log says nothing
 (https://github.com/PrefectHQ/prefect/issues/23055). `rlhf deploy --notify` makes six automations.
-PostgreSQL is not affected, and Prefect 3.9 leaves the waiting to the loop itself.
+PostgreSQL is not affected. Prefect 3.9 leaves the waiting to the loop itself: seen with 3.9.1, the
+Prefect of .venv. This is for one environment with vLLM, which has 3.7.7 at most.
 """
 
 import asyncio

@@ -104,8 +104,8 @@ class Approval(Config):
     While the pipeline waits, no stage process runs and no GPU is held.
     """
 
-    # Prefect 3.7 checks a deployment's parameters against this schema without every key 'required',
-    # this field among them
+    # Prefect (3.7.7, 3.9.1) checks a deployment's parameters against this schema without every key
+    # 'required', this field among them
     model_config = ConfigDict(json_schema_extra={"additionalProperties": True})
     required: bool = Field(
         False,

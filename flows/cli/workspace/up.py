@@ -2,7 +2,6 @@
 
 import os
 import sys
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -77,7 +76,6 @@ def up(
     platform, started = start.up(
         Workspace.here(), wanted, lambda line: print(line, file=sys.stderr, flush=True)
     )
-    _warn_of_silent_schedules()
     if started or notify:
         _configure_server(platform, notify)
     if as_json:
@@ -116,21 +114,6 @@ def _print(platform: "Platform", started: list[str]) -> None:
     print(
         f"  export PREFECT_API_URL={platform.prefect_api} MLFLOW_TRACKING_URI={platform.mlflow_url}"
     )
-
-
-def _warn_of_silent_schedules() -> None:
-    """Warn that Prefect 3.7's scheduler cannot insert runs with SQLAlchemy 2.1.
-
-    Every loop of the scheduler then ends in an error, which only the server's log shows.
-    """
-    found = version("sqlalchemy")
-    if version("prefect").startswith("3.7.") and not found.startswith(("1.", "2.0.")):
-        print(
-            f"warning: with SQLAlchemy {found} Prefect's scheduler fails, and no schedule will"
-            " start a run (by hand and by event they start); pip install 'sqlalchemy<2.1', then"
-            " rlhf down and rlhf up",
-            file=sys.stderr,
-        )
 
 
 def _configure_server(platform: "Platform", notify: str | None) -> None:
