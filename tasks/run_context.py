@@ -123,7 +123,7 @@ def opened(
     running = [step for step in wanted if recipe.runs(step)]
     require_samplers(recipe, running)
     if set(running) & set(LEARNING):
-        require_cluster(recipe.distributed)
+        require_cluster(recipe.distributed, workspace.runs)
     record = Record.new(workspace, recipe, name).model_copy(
         update={"flow_run_id": runtime.flow_run.id}
     )

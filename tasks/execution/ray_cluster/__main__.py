@@ -1,25 +1,24 @@
 """Run a stage's ranks on a Ray cluster: `python -m tasks.execution.ray_cluster SETTINGS ...`.
 
 SETTINGS is the recipe's section `distributed` as JSON. What follows is STAGE SPEC RUN_DIR, as the
-ranks get it, or nothing: then only the cluster is checked. Exit codes are those of the ranks.
+ranks get it, or the folder of the run directories: then only the cluster is checked. Exit codes are
+those of the ranks.
 """
 
 import contextlib
 import json
 import os
-import secrets
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
 
 from rlhf_core.config import Distributed
 from rlhf_core.errors import BadInput, RLHFError
 from rlhf_core.rundir import write_atomically
 from tasks.execution.launcher import ON_CPU, QUIET
-from tasks.execution.ray_cluster import cluster, placement
+from tasks.execution.ray_cluster import cluster, placement, sharing
 from tasks.execution.ray_cluster.placement import BundleRequest
 from tasks.execution.ray_cluster.ranks import REFUSED, Ranks, actors_in, say
 
@@ -31,13 +30,14 @@ VISIBLE_SECONDS = 60.0  # a network file system shows a file of another host lat
 def main(arguments: list[str]) -> int:
     """Run or check; return the exit code."""
     distributed = Distributed.model_validate_json(arguments[0])
-    run_dir = Path(arguments[3]).absolute() if len(arguments) > 1 else None
+    folder = Path(arguments[-1]).absolute()
+    run_dir = folder if len(arguments) == 4 else None
     try:
-        with cluster.connected():
-            request = placement.request(distributed, cluster.hosts())
+        with cluster.connected(), _left_at_sigterm():
+            request = placement.request(distributed, hosts := cluster.hosts())
             if run_dir is None:
+                sharing.require_shared(distributed, hosts, folder)
                 return 0
-            signal.signal(signal.SIGTERM, _end)
             return _run(distributed, request, arguments[1:], run_dir)
     except BadInput as error:
         print(error, file=sys.stderr)
@@ -55,9 +55,9 @@ def _run(distributed: Distributed, request: BundleRequest, stage: list[str], run
     with (
         cluster.reserved(request, name, distributed.ray.wait_minutes) as group,
         actors_in(group, request) as ranks,
-        _new_file(run_dir) as shared,
+        sharing.new_file(run_dir) as shared,
     ):
-        ranks.require([sys.executable, os.getcwd()], str(shared))
+        ranks.require(shared)
         _tell(ranks)
         command = [sys.executable, "-uP", "-m", "rlhf_core", *stage]
         ranks.start(command, os.getcwd(), distributed.master_port, variables(request))
@@ -85,17 +85,6 @@ def _tell(ranks: Ranks) -> None:
         say(f"rank {rank} is on {place}")
 
 
-@contextlib.contextmanager
-def _new_file(run_dir: Path) -> Iterator[Path]:
-    """Write a file of a new name, which a host sees only if it shares the file system."""
-    path = run_dir / f".shared-{secrets.token_hex(8)}"
-    path.write_text("", encoding="utf-8")
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
-
-
 def _await(path: Path) -> None:
     """Wait until this host sees what a rank on another has written.
 
@@ -106,9 +95,26 @@ def _await(path: Path) -> None:
         time.sleep(0.5)
 
 
-def _end(number: int, _: object) -> NoReturn:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what follows ends the ranks
-    sys.exit(128 + number)
+@contextlib.contextmanager
+def _left_at_sigterm() -> Iterator[None]:
+    """Leave the block at SIGTERM, and this program with the exit code of a program so ended.
+
+    Ray's core replaces a SystemExit that a signal raises in one of its calls by one with code 1.
+    """
+    received: list[int] = []
+
+    def leave(number: int, _: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what follows ends the ranks
+        received.append(number)
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    except SystemExit:
+        if received:
+            raise SystemExit(128 + received[0]) from None
+        raise
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from rlhf_core.errors import BadInput
+from rlhf_core.errors import BadInput, RLHFError, StageFailed
 from tasks.execution.ray_cluster.placement import BundleRequest, Host
 
 ADDRESS = "RAY_ADDRESS"
@@ -20,6 +20,7 @@ START = (
     " other host with `ray start --address=HEAD:6379`."
 )
 PROBE_SECONDS = 10.0
+START_SECONDS = 300.0  # for Ray to start a worker on each host
 
 
 @contextlib.contextmanager
@@ -38,7 +39,8 @@ def connected() -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise BadInput(
             f"this process cannot join the Ray cluster at {address}:"
-            f" {_first_sentences(error)}. {START}"
+            f" {_first_sentences(error)}. {START} Where the cluster asks for a token, set"
+            " RAY_AUTH_MODE=token and its RAY_AUTH_TOKEN here too."
         ) from error
     try:
         yield
@@ -60,7 +62,9 @@ def hosts() -> list[Host]:
     import ray
 
     return [
-        Host(node["NodeManagerAddress"], node["Resources"]) for node in ray.nodes() if node["Alive"]
+        Host(node["NodeManagerAddress"], node["Resources"], node["NodeID"])
+        for node in ray.nodes()
+        if node["Alive"]
     ]
 
 
@@ -117,6 +121,17 @@ def require_answer(address: str) -> None:
             f"no Ray cluster answers at {address} ({ADDRESS}): {error}; expected the address of a"
             f" cluster's head. {START}"
         ) from None
+
+
+def unstarted(error: Exception) -> RLHFError:
+    """Return why Ray's workers did not start, BadInput where they cannot load this project."""
+    if "ModuleNotFoundError" in f"{type(error).__name__} {error}":
+        return BadInput(
+            f"Ray's workers cannot load this project: {str(error).strip().splitlines()[-1]};"
+            f" expected Ray to run in the same environment as {sys.executable}. Start it on every"
+            " host with the program `ray` beside that."
+        )
+    return StageFailed(f"Ray's workers did not start ({type(error).__name__}): {error}")
 
 
 def _first_sentences(error: Exception) -> str:

@@ -13,10 +13,11 @@ Resources = dict[str, float]
 
 @dataclass(frozen=True)
 class Host:
-    """A host of the cluster, and all that Ray may give of it."""
+    """A host of the cluster, all that Ray may give of it, and Ray's id of it."""
 
     address: str
     resources: Resources
+    node: str
 
     def __str__(self) -> str:
         """Return the address, CPUs and GPUs, for a message."""

@@ -3,16 +3,16 @@
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from rlhf_core.errors import BadInput, StageFailed
-from tasks.execution.ray_cluster import placement
+from tasks.execution.ray_cluster import cluster, placement, sharing
 from tasks.execution.ray_cluster.placement import BundleRequest, RankPlace
 from tasks.execution.ray_cluster.rank_actor import GRACE_SECONDS, RankActor
 
 REFUSED = 2
 POLL_SECONDS = 0.5
-START_SECONDS = 300.0  # for Ray to start a worker on each host
 
 
 class Ranks:
@@ -21,26 +21,18 @@ class Ranks:
     def __init__(self, actors: Sequence[Any], places: Sequence[RankPlace]):
         self.actors, self.places = list(actors), list(places)
 
-    def require(self, paths: list[str], shared: str) -> None:
-        """Raise BadInput where a host does not see the paths, or a new file of the run directory.
+    def require(self, shared: Path) -> None:
+        """Raise BadInput where a host does not see what ranks need.
 
-        shared: the file.
+        shared: a new file in the run directory.
         """
         import ray
 
-        absent = ray.get([actor.absent.remote([*paths, shared]) for actor in self.actors])
+        paths = sharing.paths_of_ranks(shared)
+        absent = ray.get([actor.absent.remote(paths) for actor in self.actors])
         for place, missing in zip(self.places, absent, strict=True):
-            if lacking := [path for path in missing if path != shared]:
-                raise BadInput(
-                    f"host {place.address} of the Ray cluster has no {', '.join(lacking)}; expected"
-                    " the same Python and the same working folder at the same paths on every host."
-                )
             if missing:
-                raise BadInput(
-                    f"host {place.address} of the Ray cluster does not see {shared}, which was just"
-                    " written; expected the run directories on a file system that all hosts share,"
-                    " at the same path. Set RLHF_HOME to a folder of it."
-                )
+                raise BadInput(sharing.lacking(place.address, missing, shared))
 
     def start(self, command: list[str], folder: str, port: int | None, given: dict) -> None:
         """Start every rank. port: of rank 0, None: a free one. given: variables of all ranks."""
@@ -128,25 +120,15 @@ def actors_in(group: Any, request: BundleRequest) -> Iterator[Ranks]:
         for number in range(count)
     ]
     try:
-        places = ray.get([actor.place.remote() for actor in actors], timeout=START_SECONDS)
+        places = ray.get([actor.place.remote() for actor in actors], timeout=cluster.START_SECONDS)
     except (ray.exceptions.RayError, ModuleNotFoundError) as error:
-        raise _unstarted(error) from error
+        raise cluster.unstarted(error) from error
     order = placement.in_order(places, ray.get_runtime_context().get_node_id())
     ranks = Ranks([actors[index] for index in order], [places[index] for index in order])
     try:
         yield ranks
     finally:
         ranks.end()
-
-
-def _unstarted(error: Exception) -> Exception:
-    if "ModuleNotFoundError" in f"{type(error).__name__} {error}":
-        return BadInput(
-            f"Ray's workers cannot load this project: {str(error).strip().splitlines()[-1]};"
-            f" expected Ray to run in the same environment as {sys.executable}. Start it on every"
-            " host with the program `ray` beside that."
-        )
-    return StageFailed(f"Ray's workers did not start ({type(error).__name__}): {error}")
 
 
 def _how(code: int) -> str:

@@ -73,25 +73,35 @@ class RayHosts:
             monkeypatch.setenv(name, value)
 
     def start_host(self) -> None:
-        """Start a host, the head first, and wait until the cluster has it."""
+        """Start a host, the head first, and wait until the cluster has it.
+
+        It runs in a folder of its own, `home`: /proc/self/cwd is no folder that hosts share.
+        """
         here = ["--head", f"--port={self.port}", "--include-dashboard=false"]
         here += [f"--temp-dir={self.folder}", f"--ray-client-server-port={free_port()}"]
         there = [f"--address=127.0.0.1:{self.port}"]
         words = [*(there if self.processes else here), "--num-cpus=1", "--num-gpus=0", "--block"]
         words += [f"--object-store-memory={STORE_BYTES}", "--node-ip-address=127.0.0.1"]
-        log = self.folder / f"host-{len(self.processes)}.log"
+        home = self.home(len(self.processes))
+        home.mkdir()
+        log = home.with_suffix(".log")
         with log.open("ab") as output:
             process = GuardedProcess(
                 [sys.executable, "-c", PROGRAM, "start", *words],
                 stdout=output,
                 stderr=output,
                 env=os.environ | self.variables,
+                cwd=home,
             )
         self.processes.append(process)
         deadline = time.monotonic() + SECONDS_TO_START
         while "Ray runtime started" not in log.read_text():
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.2)
+
+    def home(self, number: int) -> Path:
+        """Return the working folder of a host."""
+        return self.folder / f"host-{number}"
 
     def groups(self) -> list[str]:
         """Return the names of the placement groups that the cluster holds."""

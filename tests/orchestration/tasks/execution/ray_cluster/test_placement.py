@@ -12,8 +12,11 @@ from tasks.execution.ray_cluster.placement import (
     variables_of_ranks,
 )
 
-CPUS = [Host("10.0.0.1", {"CPU": 8.0}), Host("10.0.0.2", {"CPU": 2.0})]
-GPUS = [Host("10.0.0.1", {"CPU": 64.0}), *[Host(f"g{n}", {"CPU": 64, "GPU": 8}) for n in "12"]]
+CPUS = [Host("10.0.0.1", {"CPU": 8.0}, "a"), Host("10.0.0.2", {"CPU": 2.0}, "b")]
+GPUS = [
+    Host("10.0.0.1", {"CPU": 64.0}, "a"),
+    *[Host(f"g{n}", {"CPU": 64, "GPU": 8}, n) for n in "12"],
+]
 
 
 def on_ray(ranks: int, **settings: float) -> Distributed:

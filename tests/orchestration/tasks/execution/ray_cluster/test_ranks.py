@@ -20,6 +20,7 @@ from rlhf_core.config import SFT, Distributed, RayPlacement
 from rlhf_core.errors import BadInput, StageFailed
 from rlhf_core.rundir import StageSpec, read_metrics, read_result
 from tasks.execution import stage_process
+from tasks.execution.ray_cluster.preflight import require_cluster
 
 pytestmark = pytest.mark.slow
 ON_TWO_HOSTS = Distributed(ranks=2, launcher="ray", ray=RayPlacement(ranks_per_host=1))
@@ -31,6 +32,7 @@ from pathlib import Path
 from rlhf_core.config import Distributed
 from rlhf_core.rundir import StageSpec
 from tasks.execution import stage_process
+from tasks.execution.ray_cluster.preflight import require_cluster
 settings, spec, folder = sys.argv[1:]
 stage_process.run_stage(
     StageSpec.model_validate_json(Path(spec).read_text()), Path(folder),
@@ -171,6 +173,8 @@ def test_a_killed_stage_leaves_no_rank_and_no_placement_group(
         parent.wait(60)
     finally:
         parent.kill()
+    if who == "launcher":  # the stage says which signal it was
+        assert f"ended by signal {how:d};" in (tmp_path / "parent.log").read_text()
     assert_nothing_left(tmp_path / "run", cluster)
 
 
@@ -183,6 +187,22 @@ def test_too_few_resources_are_refused_at_once(cluster, make_spec, tmp_path):
     ):
         stage_process.run_stage(spec, tmp_path, distributed=three)
     assert time.monotonic() - started < 30
+
+
+def test_a_folder_that_the_hosts_do_not_share_is_refused_at_once(
+    cluster, make_spec, monkeypatch, tmp_path
+):
+    """The first host runs where this test does, so that /proc/self/cwd is the same folder there."""
+    require_cluster(ON_TWO_HOSTS, tmp_path / "runs")
+    monkeypatch.chdir(cluster.home(0))
+    shared = Path("/proc/self/cwd/runs")
+    unseen = r"host \S+ of the Ray cluster does not see /proc/self/cwd/runs.*Set RLHF_HOME to"
+    with pytest.raises(BadInput, match=unseen):
+        require_cluster(ON_TWO_HOSTS, shared)
+    with pytest.raises(BadInput, match=unseen):
+        stage_process.run_stage(make_spec(), shared / "sft", distributed=ON_TWO_HOSTS)
+    assert not list(cluster.home(0).rglob(".shared-*"))
+    assert_nothing_left(shared / "sft", cluster)
 
 
 def test_resources_that_others_hold_are_waited_for_and_then_refused(cluster, make_spec, tmp_path):
