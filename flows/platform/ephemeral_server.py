@@ -9,6 +9,7 @@ about as long as a run takes to import Prefect and MLflow, and imports the serve
 
 import atexit
 import contextlib
+import importlib
 import os
 import random
 import socket
@@ -28,6 +29,7 @@ from tasks.execution.guarded_process import GuardedProcess
 START_SECONDS = 120.0  # a loaded machine takes 20 and more
 PORTS = range(8000, 9000)
 DATABASES = ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
+NEEDED_LATER = ("mlflow.store.db.utils", "scipy.stats")  # by every run, half a second each
 EPHEMERAL = {
     "PREFECT_UI_ENABLED": "0",
     "PREFECT__SERVER_EPHEMERAL": "1",
@@ -79,11 +81,17 @@ def for_runs() -> Iterator[None]:
     if not _started:
         _start(get_current_settings().to_environment_variables(exclude_unset=True))
     server = _started[0]
+    _import_meanwhile()
     _wait(server)
     atexit.unregister(_end)  # its guard ends it after this process, which need not wait
     note_own(server.url)
     with temporary_settings({PREFECT_API_URL: server.url}):
         yield
+
+
+def _import_meanwhile() -> None:
+    for name in NEEDED_LATER:
+        importlib.import_module(name)
 
 
 def _wait(server: _Server) -> None:

@@ -37,12 +37,12 @@ def draw(stage: str, lines: list[dict]) -> "Figure | None":
 
     It is None when fewer than two steps were logged.
     """
-    from matplotlib.figure import Figure  # a third of a second
-
     logged = {name for line in lines for name in line["metrics"]}
     names = [name for name in CURVES.get(stage, sorted(logged)[:9]) if name in logged]
     if not names or len(lines) < 2:
         return None
+    from matplotlib.figure import Figure  # a third of a second
+
     columns = min(3, len(names))
     rows = math.ceil(len(names) / columns)
     figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")
