@@ -134,19 +134,25 @@ def packages(lock: Path, versions: Mapping[str, str] | None = None) -> Iterator[
         )
         more = f" and {len(rest) - 5} more" if len(rest) > 5 else ""
         level: Level = "fail" if any(found[name] is None for name in rest) else "warn"
-        yield HealthCheck("other packages", level, named + more, f"pip install --no-deps -r {lock}")
+        yield HealthCheck("other packages", level, named + more, f"{_pip(lock)} -r {lock}")
     else:
         yield HealthCheck("other packages", "ok", f"{len(pins)} pins of {lock.name} met")
 
 
 def package(name: str, found: str | None, pinned: str, lock: Path) -> HealthCheck:
     """Compare one package with its pin; a build label such as +cpu is not compared."""
-    fix = f"pip install --no-deps {name}=={pinned}, or -r {lock} for all"
+    fix = f"{_pip(lock)} {name}=={pinned}, or -r {lock} for all"
     if found is None:
         return HealthCheck(name, "fail", f"missing, {lock.name} has {pinned}", fix)
     if _release(found) != _release(pinned):
         return HealthCheck(name, "warn", f"{found}, {lock.name} has {pinned}", fix)
     return HealthCheck(name, "ok", found)
+
+
+def _pip(lock: Path) -> str:
+    """Return the command that installs a package of a lock: there are two environments."""
+    python = sys.executable if lock.name == CONTROL else stage_python()
+    return f"{python} -m pip install --no-deps"
 
 
 def _release(version: str | None) -> str | None:

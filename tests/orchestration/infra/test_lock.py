@@ -1,7 +1,9 @@
-"""The lock files come from pyproject.toml: one entry a package, with the digests of its files."""
+"""The lock files come from pyproject.toml; `make setup` makes two environments of them."""
 
+import py_compile
 import subprocess
 import sys
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ torch==2.13.0+cpu ; sys_platform == 'linux'
 uvicorn[standard]==0.54.0 \\
     --hash=sha256:cc
 """
+PROGRAM = ROOT / "infra" / "share_packages.py"
+FILES = {"equal.py": ("a = 1\n", "a = 1\n"), "other.py": ("b = 1\n", "b = 2\n")}
 
 
 @pytest.fixture
@@ -51,3 +55,47 @@ def test_the_lock_files_are_what_the_project_resolves_to():
         ["make", "lock", "LOCK=--check"], cwd=ROOT, capture_output=True, text=True, timeout=500
     )
     assert done.returncode == 0 and "no lock file changes" in done.stdout, done.stdout + done.stderr
+
+
+# the environments
+
+
+@pytest.fixture
+def environments(tmp_path) -> tuple[Path, Path]:
+    """Two folders of packages, the first compiled, after the program has shared their files."""
+    first, second = (tmp_path / name / "lib/python3.11/site-packages" for name in ("one", "two"))
+    for folder, number in ((first, 0), (second, 1)):
+        folder.mkdir(parents=True)
+        for name, texts in FILES.items():
+            (folder / name).write_text(texts[number])
+    py_compile.compile(str(first / "equal.py"))
+    (second / "alone.py").write_text("c = 1\n")
+    words = [sys.executable, str(PROGRAM), str(tmp_path / "one"), str(tmp_path / "two")]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    return first, second
+
+
+def test_equal_files_and_what_is_compiled_of_them_are_one_file(environments):
+    first, second = environments
+    assert (second / "equal.py").samefile(first / "equal.py")
+    compiled = [Path(cache_from_source(str(folder / "equal.py"))) for folder in environments]
+    assert compiled[1].samefile(compiled[0])
+    assert (second / "other.py").read_text() == "b = 2\n" and not (first / "alone.py").exists()
+    assert all(
+        Path(cache_from_source(str(second / name))).exists() for name in ("other.py", "alone.py")
+    )
+
+
+def test_an_environment_changes_without_the_other_as_pip_changes_it(environments):
+    first, second = environments
+    (second / "equal.py").unlink()
+    (second / "equal.py").write_text("a = 2\n")
+    assert (first / "equal.py").read_text() == "a = 1\n"
+
+
+def test_an_environment_of_before_with_torch_beside_the_commands_is_refused(tmp_path):
+    (tmp_path / "lib" / "python3.11" / "site-packages" / "torch").mkdir(parents=True)
+    words = ["make", "--no-print-directory", "setup", f"VENV={tmp_path}"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and f"Remove it (rm -r {tmp_path})" in done.stderr, done.stderr
+    assert list(tmp_path.iterdir()) == [tmp_path / "lib"]  # nothing was installed beside it
