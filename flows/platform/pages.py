@@ -61,9 +61,11 @@ def port_is_free(port: int) -> bool:
 def choose_port(given: int | None, usual: int) -> int:
     """Return the port given, else the usual one, else any free one.
 
-    Raises BadInput when the port given is taken.
+    Raises BadInput when the port given is taken, or is no port.
     """
     if given is not None:
+        if not 1 <= given <= 65535:
+            raise BadInput(f"port {given} does not exist; expected one from 1 to 65535.")
         if not port_is_free(given):
             raise BadInput(
                 f"port {given} is taken; give another one, or leave the option out for a free one."

@@ -14,8 +14,11 @@ from flows.settings import quiet_libraries
 from rlhf_core.errors import BadInput, GateRefused
 
 if TYPE_CHECKING:
-    from flows.platform.live.control import LiveWish, Tell
+    from flows.platform.live.control import Tell
     from flows.platform.live.view import LiveView
+    from flows.platform.live.wish import LiveWish
+
+ACTIONS = ("status", "gate", "stop")
 
 LiveTarget = Annotated[
     str,
@@ -137,12 +140,15 @@ def live(
     `gate` judges the candidate by its kept replies: forward, back (exit code 3) or continue.
     """
     from flows.platform.live import control, view
+    from flows.platform.live.wish import LiveWish
     from tasks.records.workspace import Workspace
 
     quiet_libraries()
     tell = partial(print, file=sys.stderr, flush=True)
-    if apply and target != "gate":
-        raise BadInput("--apply is for rlhf live gate NAME; expected no --apply here.")
+    wish = LiveWish(
+        port, gateway, _words(vllm), canary, candidate, log, redact, keep_days, shadow, thumb
+    )
+    _require_fitting(target, name, apply, wish)
     if target == "gate":
         _gate(name, apply, tell, as_json)
     elif target == "status":
@@ -156,12 +162,34 @@ def live(
         else:
             print("\n".join(_stopped(*each) for each in stopped.items()) or "nothing is live")
     else:
-        words = None if vllm is None else tuple(shlex.split(vllm))
-        wish = control.LiveWish(
-            port, gateway, words, canary, candidate, log, redact, keep_days, shadow, thumb
-        )
         found_one, started = _start(target, wish, tell)
         _print([asdict(found_one) | {"changed": started}] if as_json else [found_one])
+
+
+def _words(vllm: str | None) -> tuple[str, ...] | None:
+    try:
+        return None if vllm is None else tuple(shlex.split(vllm))
+    except ValueError as error:
+        raise BadInput(
+            f"--vllm is {vllm!r}: {error}; expected arguments as in a shell, e.g."
+            ' "--max-model-len 4096".'
+        ) from None
+
+
+def _require_fitting(target: str, name: str | None, apply: bool, wish: "LiveWish") -> None:
+    """Raise BadInput for an option or a name that the action would not heed."""
+    if apply and target != "gate":
+        raise BadInput("--apply is for rlhf live gate NAME; expected no --apply here.")
+    if target not in ACTIONS and name is not None:
+        raise BadInput(
+            f"rlhf live {target} {name} has two names; expected rlhf live NAME, or one of"
+            f" {', '.join(ACTIONS)} before the name, as rlhf live status NAME."
+        )
+    if target in ACTIONS and (given := wish.given()):
+        raise BadInput(
+            f"rlhf live {target} was given {', '.join(given)}; expected"
+            f" none. They are options of rlhf live NAME, and hold from its start on."
+        )
 
 
 def _start(name: str, wish: "LiveWish", tell: "Tell") -> "tuple[LiveView, bool]":
@@ -173,7 +201,10 @@ def _start(name: str, wish: "LiveWish", tell: "Tell") -> "tuple[LiveView, bool]"
 
 
 def _gate(name: str | None, apply: bool, tell: "Tell", as_json: bool) -> None:
-    """Print the verdict on a canary. Raises GateRefused where it is to go back."""
+    """Print the verdict on a canary.
+
+    Raises GateRefused where it is to go back, and where its promotion is refused.
+    """
     from flows.cli.output import UNFOLDED, console
     from flows.cli.tables.live_gate import verdict_table
     from flows.platform.live.gating import judge_canary
@@ -191,16 +222,15 @@ def _gate(name: str | None, apply: bool, tell: "Tell", as_json: bool) -> None:
     if as_json:
         print_json(found.verdict.model_dump(mode="json") | {"done": found.done})
     else:
+        done = "" if found.refusal else found.done  # the error says it
         if found.verdict.measures:
             console(UNFOLDED).print(verdict_table(found.verdict))
         for each in found.verdict.measures:
             if each.note:
                 print(f"{each.name}: {each.note}")
-        print(
-            "\n".join(
-                filter(None, [f"{found.verdict.decision}: {found.verdict.reason}", found.done])
-            )
-        )
+        print("\n".join(filter(None, [f"{found.verdict.decision}: {found.verdict.reason}", done])))
+    if found.refusal:
+        raise found.refusal
     if found.verdict.decision == "back":
         raise GateRefused(found.verdict.reason)
 

@@ -6,14 +6,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import psutil
 
 from flows.platform.live import servers
-from flows.platform.live.state import MARKER, LiveFolder, LiveOptions, LiveState
+from flows.platform.live.state import MARKER, LiveFolder, LiveOptions
 from flows.platform.live.view import LiveView, view
+from flows.platform.live.wish import LiveWish, options_of, require_same
 from flows.platform.pages import choose_port
 from flows.platform.processes import end_all, end_group, in_groups, marked
 from rlhf_core.errors import LAST_LINES, BadInput, RLHFError
@@ -21,37 +20,15 @@ from rlhf_core.live.reply_log import remove_unfinished
 from tasks.live.gateway import Gateway
 from tasks.live.replies import store_rest
 from tasks.live.scores import PAIRS
-from tasks.live.versions import fetch_served, require_candidate, wanted_versions
+from tasks.live.versions import fetch_served, wanted_versions
 from tasks.promotion.aliases import RegistryAliases
 from tasks.stages.functions.source import source_of
-from tasks.tracking.address import redacted
 from tasks.tracking.client import brief, connect
 
-PORT = 8000  # of the address for clients, unless it is taken
 START_SECONDS = 1800.0  # a large model loads for minutes
 END_SECONDS = 30.0  # for the replies under way when a live model is stopped
 WATCHER, WATCH_LOG = "flows.platform.live.watch", "watch.log"
 Tell = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class LiveWish:
-    """The options of `rlhf live NAME`; None and '': as it was, or the default.
-
-    candidate: a version or alias; '': the newest version that may be a canary. log_rate, redact,
-    keep_days, shadow, thumb: see LiveOptions.
-    """
-
-    port: int | None = None
-    gateway: bool | None = None
-    vllm: tuple[str, ...] | None = None
-    canary: int | None = None
-    candidate: str = ""
-    log_rate: float | None = None
-    redact: str | None = None
-    keep_days: int | None = None
-    shadow: float | None = None
-    thumb: str | None = None
 
 
 def start(registry: RegistryAliases, wish: LiveWish, tell: Tell) -> tuple[LiveView, bool]:
@@ -64,11 +41,13 @@ def start(registry: RegistryAliases, wish: LiveWish, tell: Tell) -> tuple[LiveVi
     with place.locked("lock", "starts or stops"):
         state, before = place.state(), place.options()
         runs = bool(state and state.runs)
-        options = _options(registry, wish, before, state)
+        options = options_of(registry, wish, before, state)
         if before and state and (state.is_watched or runs):
-            _require_same(before, options)
+            require_same(before, options)
         if before and state and state.is_watched:
             if before == options:
+                if not (state.follows(options) and servers.all_answer(state)):
+                    _wait(place, options)  # an earlier command was killed while it waited
                 return view(place), False
             tell(_about(registry, options))
             _change(place, before, options)
@@ -111,55 +90,6 @@ def is_behind(place: LiveFolder, address: str) -> bool:
     """Return True for a live model whose gateway is the MLflow server at this address."""
     options = place.options()
     return options is not None and options.tracking_uri.rstrip("/") == address
-
-
-def _options(
-    registry: RegistryAliases, wish: LiveWish, before: LiveOptions | None, state: LiveState | None
-) -> LiveOptions:
-    """Return the options of a wish; what it leaves out stays as it was."""
-    uri = registry.workspace.tracking_uri
-    port = wish.port or (before.port if before else choose_port(None, PORT))
-    options = before or LiveOptions(name=registry.name, tracking_uri=uri, port=port)
-    changes: dict[str, object] = {"tracking_uri": uri, "port": port}
-    changes |= {} if wish.vllm is None else {"vllm": wish.vllm}
-    for key in ("log_rate", "redact", "keep_days", "shadow", "thumb"):
-        value = getattr(wish, key)
-        changes |= {} if value is None else {key: value}
-    changes |= {} if wish.gateway is None else {"gateway": wish.gateway}
-    if wish.canary is not None:
-        changes |= {"canary": wish.canary, "candidate": "", "asked": None}
-        if wish.canary:
-            champion = wanted_versions(registry).champion
-            candidate = require_candidate(registry, wish.candidate, champion)
-            asked = _asked(before, state, (wish.canary, candidate))
-            changes |= {"candidate": candidate, "asked": asked}
-    return options.model_copy(update=changes)
-
-
-def _asked(
-    before: LiveOptions | None, state: LiveState | None, canary: tuple[int, str]
-) -> datetime:
-    """Return when a canary was asked for: now, unless the same one goes on."""
-    if before is None or before.asked is None or (before.canary, before.candidate) != canary:
-        return datetime.now(UTC)
-    is_over = state is not None and before.asked == state.ended
-    return datetime.now(UTC) if is_over else before.asked
-
-
-def _require_same(before: LiveOptions, now: LiveOptions) -> None:
-    """Raise BadInput where more than the canary of a running model would change."""
-    kept = {"candidate", "canary", "asked"}
-    asked = now.model_dump(exclude=kept)
-    differences = [
-        f"{key} {redacted(str(value))}, asked for {redacted(str(asked[key]))}"
-        for key, value in before.model_dump(exclude=kept).items()
-        if value != asked[key]
-    ]
-    if differences:
-        raise BadInput(
-            f"{before.name} is live with other options ({'; '.join(differences)}); run rlhf live"
-            f" stop {before.name} first."
-        )
 
 
 def _require_servable(registry: RegistryAliases, options: LiveOptions) -> None:

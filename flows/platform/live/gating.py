@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from flows.platform.live import control
 from flows.platform.live.state import LiveFolder, LiveOptions
-from rlhf_core.errors import BadInput
+from flows.platform.live.wish import LiveWish, present_candidate
+from rlhf_core.errors import BadInput, PromotionRefused
 from rlhf_core.live.reply_log import ROLE
 from rlhf_core.live.verdict import LiveVerdict
 from rlhf_core.named_functions import load_function
@@ -15,10 +16,14 @@ from tasks.promotion.aliases import RegistryAliases
 
 @dataclass(frozen=True)
 class GateOutcome:
-    """The verdict on a canary. done: what followed from it, one sentence; '' for nothing."""
+    """The verdict on a canary. done: what followed from it, one sentence; '' for nothing.
+
+    refusal: why a candidate that may go forward was not promoted; then the canary goes on.
+    """
 
     verdict: LiveVerdict
     done: str = ""
+    refusal: PromotionRefused | None = None
 
 
 def judge_canary(
@@ -26,8 +31,7 @@ def judge_canary(
 ) -> GateOutcome:
     """Judge the canary of a live model by its kept replies; with `apply` act on the verdict.
 
-    Raises BadInput where there is no canary or no reply of it is kept, and PromotionRefused where
-    the verdict is forward and a check of the promotion does not pass; then the canary goes on.
+    Raises BadInput where there is no canary or no reply of it is kept.
     """
     options = _require_canary(place)
     shadowing = _shadowing(place, options, tell) if options.shadow else None
@@ -41,8 +45,11 @@ def judge_canary(
     if not apply or verdict.decision == "continue":
         return GateOutcome(verdict)
     if verdict.decision == "forward":
-        return GateOutcome(verdict, gate.forward(registry, verdict).reason)
-    control.start(registry, control.LiveWish(canary=0), tell)  # first: nobody gets it any more
+        try:
+            return GateOutcome(verdict, gate.forward(registry, verdict).reason)
+        except PromotionRefused as refusal:
+            return GateOutcome(verdict, f"The canary goes on: {refusal}", refusal)
+    control.start(registry, LiveWish(canary=0), tell)  # first: nobody gets it any more
     number = gate.back(registry, verdict)
     done = f"The canary is over, and its server ends; entry {number} of the ledger says why."
     return GateOutcome(verdict, done)
@@ -61,8 +68,7 @@ def _shadowing(place: LiveFolder, options: LiveOptions, tell: control.Tell) -> S
 def _require_canary(place: LiveFolder) -> LiveOptions:
     """Return the options of a live model with a canary. Raises BadInput for another."""
     options, state = place.options(), place.state()
-    is_over = bool(options and state and options.asked == state.ended)
-    if options is None or not options.canary or is_over:
+    if options is None or not present_candidate(options, state):
         raise BadInput(
             f"{place.name} has no canary; expected a candidate that gets some of the requests."
             f" Start one: rlhf live {place.name} --canary 10."

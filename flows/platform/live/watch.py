@@ -148,7 +148,8 @@ class LiveWatch:
             servers.free_names_of_blocks(self.state.servers[version])
             self._deaths.pop(version, None)
         before = self.state.shares
-        gone = {version: _now() for version in before if version not in found}
+        stay = {*found, *wanted.versions}  # a wanted one that has died comes back
+        gone = {version: _now() for version in before if version not in stay}
         leaving = {v: t for v, t in (self.state.leaving | gone).items() if v not in found}
         self._write(shares=found, leaving=leaving)
         if before not in ({}, found):

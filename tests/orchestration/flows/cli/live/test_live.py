@@ -1,10 +1,12 @@
 """`rlhf live`: what it says where it serves nothing."""
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 
-from flows.platform.live.state import LiveFolder, LiveOptions
+from flows.platform.live.state import LiveFolder, LiveOptions, LiveState
+from tasks.records.process_identity import ProcessIdentity
 from tasks.records.workspace import Workspace
 
 
@@ -46,6 +48,40 @@ def test_requests_that_nobody_keeps_cannot_be_shadowed(rlhf, registry):
 def test_the_champion_is_no_canary(rlhf, registry):
     code, _, says = rlhf("live", "tiny", "--canary", "10", "--candidate", "1")
     assert code == 2 and "version 1 of tiny-policy is the champion" in says
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["tiny", "--candidate", "2"], "--candidate is 2, and it would get no requests"),
+        (["tiny", "--thumb", " "], "--thumb is empty; expected the name"),
+        (["tiny", "--port", "70000"], "port 70000 does not exist; expected one from 1 to 65535"),
+        (["tiny", "--port", "0"], "port 0 does not exist"),
+        (["tiny", "--vllm", '"'], "--vllm is '\"': No closing quotation; expected arguments"),
+        (["tiny", "status"], "rlhf live tiny status has two names; expected rlhf live NAME, or"),
+        (["status", "--canary", "3"], "rlhf live status was given --canary; expected none"),
+        (["gate", "tiny", "--thumb", "liked", "--log", "1"], "was given --log, --thumb; expected"),
+        (["stop", "--port", "8000"], "rlhf live stop was given --port"),
+    ],
+)
+def test_what_would_not_be_heeded_is_refused(rlhf, registry, words, found):
+    code, out, says = rlhf("live", *words)
+    assert (code, out) == (2, "") and found in says
+    assert rlhf("live", "status")[1] == "nothing is live\n"
+
+
+def test_the_same_call_waits_for_what_an_earlier_one_was_killed_waiting_for(rlhf, registry, home):
+    place = LiveFolder(Workspace(home), "tiny")
+    options = LiveOptions(name="tiny", tracking_uri=place.workspace.tracking_uri, port=1)
+    place.write(options)
+    watcher = ProcessIdentity.current()  # it runs, and no server answers
+    state = LiveState(
+        watcher=watcher, since=datetime.now(UTC), problem="no memory", options=options
+    )
+    place.write(state)
+    code, out, says = rlhf("live", "tiny")
+    assert (code, out) == (1, "") and "tiny does not run as asked for: no memory" in says
+    place.forget()
 
 
 def test_a_start_at_the_same_time_is_refused(rlhf, registry, home):

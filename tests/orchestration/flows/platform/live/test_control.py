@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from flows.platform.live.control import _asked, _change, _require_same
+from flows.platform.live.control import _change
 from flows.platform.live.state import LiveFolder, LiveOptions, LiveState
+from flows.platform.live.wish import LiveWish, _asked, present_candidate, require_same
 from rlhf_core.errors import BadInput, RLHFError
 from tasks.records.process_identity import ProcessIdentity
 from tasks.records.workspace import Workspace
@@ -32,10 +33,23 @@ def test_a_canary_that_is_over_is_another_one_when_it_is_asked_for_again():
     assert _asked(None, None, (10, "2")) > NOW
 
 
+def test_the_share_of_a_canary_changes_without_naming_its_candidate_again():
+    assert present_candidate(CANARY, state(None)) == "2"
+    assert present_candidate(CANARY, state(NOW)) == ""  # it is over
+    assert present_candidate(OPTIONS, state(None)) == present_candidate(None, None) == ""
+
+
+def test_the_options_that_were_given_have_the_names_of_the_command_line():
+    assert LiveWish().given() == []
+    assert LiveWish(port=1, canary=0, log_rate=0.0, keep_days=3).given() == [
+        "--port", "--canary", "--log", "--keep-days",
+    ]  # fmt: skip
+
+
 def test_a_refusal_names_the_options_without_a_password():
     other = OPTIONS.model_copy(update={"tracking_uri": "http://ann:other@host:1", "log_rate": 0.5})
     with pytest.raises(BadInput, match=r"log_rate 0\.0, asked for 0\.5") as refused:
-        _require_same(OPTIONS, other)
+        require_same(OPTIONS, other)
     assert "ann:***@host:5000" in str(refused.value)
     assert "secret" not in str(refused.value) and "other@" not in str(refused.value)
 

@@ -164,6 +164,7 @@ def test_a_candidate_that_dies_drops_no_request_and_takes_none_until_it_answers(
     assert served.models(10) == ["tiny-policy-1"] * 10  # the watcher has not looked yet
     served.until(lambda state: state.shares == {"1": 100})
     assert "version 2 of tiny has ended" in served.watch.state.problem
+    assert not served.watch.state.leaving  # it comes back
     served.until(lambda state: state.shares == {"1": 50, "2": 50} and not state.problem)
 
 
