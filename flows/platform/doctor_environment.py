@@ -10,6 +10,7 @@ import psutil
 from flows import environment
 from flows.platform.doctor_packages import HealthCheck
 from rlhf_core.errors import BadInput
+from tasks.execution import group_guard
 from tasks.records.workspace import Workspace
 
 SERVER = "prefect.server.api.server:create_app"  # in the command of Prefect's ephemeral server
@@ -78,13 +79,19 @@ def left_servers() -> HealthCheck:
     left = [
         process
         for process in psutil.process_iter(["cmdline"])
-        if SERVER in (process.info["cmdline"] or []) and _is_orphan(process)
+        if _is_server(process.info["cmdline"] or []) and _is_orphan(process)
     ]
     if not left:
         return HealthCheck("left servers", "ok", "none")
     numbers = " ".join(str(process.pid) for process in left)
     found = f"{len(left)} Prefect servers run on after their run was killed: {numbers}"
     return HealthCheck("left servers", "warn", found, f"kill {numbers}")
+
+
+def _is_server(command: list[str]) -> bool:
+    """Return True for the server itself; its guard, which ends with the run, names it too."""
+    guard = Path(group_guard.__file__).name  # of any installation
+    return SERVER in command and guard not in {Path(word).name for word in command}
 
 
 def _is_orphan(process: psutil.Process) -> bool:

@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 from unprivileged import without_privileges
 
 from flows import environment
 from flows.platform import doctor_environment as doctor
+from tasks.execution.guarded_process import GuardedProcess
 from tasks.records.workspace import Workspace
 
 
@@ -91,3 +94,15 @@ def test_a_server_whose_run_was_killed_is_told_with_its_number():
         assert str(number) in check.fix
     finally:
         os.kill(number, 9)
+
+
+def test_the_server_of_a_run_that_goes_on_is_not_told():
+    """Bug: the guard of each server has a session of its own, and was told as left behind."""
+    server = GuardedProcess([sys.executable, "-c", "import time; time.sleep(60)", doctor.SERVER])
+    try:
+        while not (children := psutil.Process(server.pid).children()):
+            time.sleep(0.01)
+        found = doctor.left_servers().found
+        assert not {str(process.pid) for process in (server, *children)} & set(found.split())
+    finally:
+        server.end(0.1)
