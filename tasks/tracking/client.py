@@ -1,6 +1,5 @@
 """The MLflow client, experiments and runs found or created by key, and addresses of pages."""
 
-import logging
 import os
 import re
 
@@ -11,15 +10,14 @@ from rlhf_core.errors import BadInput
 from tasks.records.run_record import Membership, Record, Registration, now
 from tasks.records.workspace import UI_URL, Workspace
 from tasks.tracking.address import database_file, require_address, without_credentials
-from tasks.tracking.sqlite_store import ensure_tables
+from tasks.tracking.sqlite_store import ensure_tables, quiet_loggers
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 PAGE_VARIABLE = "RLHF_MLFLOW_PAGE"
 _PASSWORD = re.compile(r"(://[^/\s:@]*:)[^/\s@]*@")
 KEY = "rlhf.key"  # '<record id>' on a parent, '<record id>/<stage>' on a stage
 
-for _name in ("mlflow", "alembic"):  # their import has set the levels to INFO
-    logging.getLogger(_name).setLevel(logging.WARNING)
+quiet_loggers()
 
 
 def connect(uri: str) -> MlflowClient:

@@ -60,9 +60,16 @@ def _is_usable(file: Path) -> bool:
     return False
 
 
+def quiet_loggers() -> None:
+    """Keep messages of MLflow and alembic below warnings out; their import has let them through."""
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
 def _make(file: Path) -> None:
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+    quiet_loggers()
     new, uri = _new(file)
     store = SqlAlchemyStore(uri, (file.absolute().parent / "mlartifacts").as_uri())
     store.engine.dispose()
@@ -76,6 +83,7 @@ def _upgrade(file: Path) -> None:
     from mlflow.store.db.utils import _upgrade_db, create_sqlalchemy_engine
     from sqlalchemy.exc import SQLAlchemyError
 
+    quiet_loggers()
     new, uri = _new(file)
     with (
         contextlib.closing(sqlite3.connect(file, timeout=20)) as old,

@@ -52,6 +52,7 @@ OWNERS = {
         "tasks/execution/ray_cluster/cluster.py",
         "tasks/execution/ray_cluster/rank_actor.py",
         "tasks/execution/ray_cluster/ranks.py",
+        "tasks/execution/ray_cluster/sharing.py",
     },
     "peft": {"rlhf_core/modeling/lora.py"},
     "fsspec": {"rlhf_core/buckets.py"},

@@ -1,12 +1,14 @@
 """`rlhf deploy`: the pipeline by schedule and by event, on a Prefect server."""
 
 import json
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli.options import AsJson, Cron, Notify, RecipeName, Settings, Timezone
+from flows.platform.prefect_address import VARIABLE
 from flows.settings import quiet_libraries
 
 if TYPE_CHECKING:
@@ -128,4 +130,16 @@ def _print(names: list[str], paused: bool, as_json: bool) -> None:
         print(json.dumps({"deployments": names}))
         return
     print(f"deployed: {', '.join(names)}" + (" (paused)" if paused else ""))
-    print(f"run it now: prefect deployment run '{names[0]}'; all of them: rlhf schedules")
+    run = f"{_server_of_this_workspace()}prefect deployment run '{names[0]}'"
+    print(f"run it now: {run}; all of them: rlhf schedules")
+
+
+def _server_of_this_workspace() -> str:
+    """Return the setting that Prefect's own command needs where `rlhf up` has named the server."""
+    from flows.platform import state
+    from tasks.records.workspace import Workspace
+
+    platform = state.read(Workspace.here())
+    if platform is None or os.environ.get(VARIABLE) != platform.prefect_api:
+        return ""
+    return f"{VARIABLE}={platform.prefect_api} "

@@ -151,3 +151,11 @@ def test_a_finished_store_is_left_as_it_is(home):
     before = (home / "mlflow.db").read_bytes()
     connect(f"sqlite:///{home / 'mlflow.db'}")
     assert (home / "mlflow.db").read_bytes() == before
+
+
+def test_a_store_is_made_without_messages_of_mlflow(tmp_path):
+    """Bug: `rlhf up` began with two lines about tables on standard error."""
+    code = "from tasks.tracking.sqlite_store import ensure_tables as e; import sys; e(sys.argv[1])"
+    command = [sys.executable, "-c", code, f"sqlite:///{tmp_path / 'mlflow.db'}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (tmp_path / "mlflow.db").exists() and not done.stdout + done.stderr
