@@ -46,8 +46,8 @@ def continue_stopped(spec: StageSpec, run_dir: Path) -> Path | None:
     members = members_of(spec)
     own = progress_of(run_dir, members) or Progress(0, 0, members)
     for stopped in _further(spec.stage, run_dir, own):
-        with _locked(stopped) as free:
-            theirs = _spec_of(stopped) if free else None
+        with locked(stopped) as free:
+            theirs = spec_of(stopped) if free else None
             # it may have gone on, or finished, before it was locked
             reached = progress_of(stopped, members)
             if theirs and reached and reached > own and same_work(theirs) == work:
@@ -81,7 +81,8 @@ def same_work(spec: StageSpec) -> dict[str, Any]:
     return values | {"inputs": {name: item.digest for name, item in spec.inputs.items()}}
 
 
-def _spec_of(run_dir: Path) -> StageSpec | None:
+def spec_of(run_dir: Path) -> StageSpec | None:
+    """Return the spec that a run directory was started with, None where there is none."""
     try:
         text = (run_dir / "spec.json").read_text(encoding="utf-8")
         return StageSpec.model_validate_json(text)
@@ -90,7 +91,7 @@ def _spec_of(run_dir: Path) -> StageSpec | None:
 
 
 @contextlib.contextmanager
-def _locked(run_dir: Path) -> Iterator[bool]:
+def locked(run_dir: Path) -> Iterator[bool]:
     """Lock a run directory as a running stage does.
 
     Yield False where a stage holds the lock, where the directory has gone, and where its lock is

@@ -61,6 +61,7 @@ def run_stage(
                 mirror.keep(spec, run_dir)
                 events.emit(events.StageStarted(spec.stage, run_dir, cached=True))
                 return StageRun(run_dir, result, cached=True)
+            mirror.fetch_stopped(spec, run_dir)
             stopped = continue_stopped(spec, run_dir)
             events.emit(events.StageStarted(spec.stage, run_dir, continues=stopped))
             given = environment(ranks_here(spec, distributed)) | launcher.env_file(

@@ -17,11 +17,13 @@ from pydantic import ValidationError
 from rlhf_core.errors import BadInput
 from rlhf_core.judging.kept_answers import KeptAnswers
 from rlhf_core.rundir import CHECKPOINTS, StageSpec, read_result, write_atomically
+from tasks.execution.continuation import locked
 from tasks.execution.stopped_stage import Progress, members_of, progress_of
 from tasks.mirror import marks
 from tasks.mirror.copies import CopyName, DamagedCopy, Manifest, RunCopies
 from tasks.mirror.remote import Remote
 from tasks.mirror.snapshot import LOCAL
+from tasks.mirror.work_index import WorkIndex
 
 FETCHING, FETCHED = ".fetching", ".fetched"
 NAME = ".copy"  # in .fetched: the copy's name, the remote's address, and the entries
@@ -54,6 +56,25 @@ def arrive(remote: Remote, spec: StageSpec, run_dir: Path) -> CopyName | None:
         finish_move(run_dir)
         return name
     return None
+
+
+def arrive_stopped(remote: Remote, spec: StageSpec, run_dir: Path) -> None:
+    """Fetch what the same work left on other ranks, if it is further, into directories beside.
+
+    A directory that a stage works in here is left alone. Raises as `arrive` does.
+    """
+    members = members_of(spec)
+    own = progress_of(run_dir, members) or Progress(0, 0, members)
+    for run, theirs in WorkIndex(remote).others(spec, run_dir.name):
+        copy = next(iter(RunCopies(remote, run).names()), None)
+        if copy is None or copy.is_finished or Progress(copy.members, copy.step, members) <= own:
+            continue
+        other = run_dir.parent / run
+        other.mkdir(parents=True, exist_ok=True)
+        with locked(other) as free:
+            if free:
+                write_atomically(other / "spec.json", theirs.model_dump_json(indent=2))
+                arrive(remote, theirs, other)
 
 
 def _is_further(name: CopyName, run_dir: Path, members: int) -> bool:

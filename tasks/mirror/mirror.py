@@ -10,7 +10,7 @@ from typing import TypeVar
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import StageSpec, read_result
 from tasks.mirror import marks
-from tasks.mirror.arrival import arrive, finish_move
+from tasks.mirror.arrival import arrive, arrive_stopped, finish_move
 from tasks.mirror.copies import CopyName
 from tasks.mirror.remote import Remote
 from tasks.mirror.uploader import Upload, Uploader
@@ -52,6 +52,12 @@ def fetch(spec: StageSpec, run_dir: Path) -> CopyName | None:
     if (run_dir / "result.json").exists() or not (remote := Remote.here()):
         return None
     return _asking(remote, lambda: arrive(remote, spec, run_dir))
+
+
+def fetch_stopped(spec: StageSpec, run_dir: Path) -> None:
+    """Put what the remote has of the same work on other ranks, and is further, beside `run_dir`."""
+    if remote := Remote.here():
+        _asking(remote, lambda: arrive_stopped(remote, spec, run_dir))
 
 
 def watching(spec: StageSpec, run_dir: Path, watch: Callable[[], None]) -> Callable[[], None]:

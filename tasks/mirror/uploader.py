@@ -13,10 +13,12 @@ from pathlib import Path
 
 from rlhf_core.buckets import reason
 from rlhf_core.rundir import StageSpec
+from tasks.execution.continuation import spec_of
 from tasks.execution.stopped_stage import Progress, members_of, progress_of
 from tasks.mirror import marks, snapshot
 from tasks.mirror.copies import CopyName, RunCopies
 from tasks.mirror.remote import Remote
+from tasks.mirror.work_index import WorkIndex
 
 KEPT = 2  # checkpoints of a stage in the remote: the one before serves if the newest is damaged
 FIRST_PAUSE, LONGEST_PAUSE = 15.0, 300.0  # seconds after a failure
@@ -50,6 +52,8 @@ class Upload:
         except snapshot.Unsteady as problem:
             log.info("%s", problem)
             return
+        if spec := spec_of(self.run_dir):
+            WorkIndex(remote).note(spec, self.run_dir.name)
         self._tidy(copies, name)
 
     def _finished(self, copies: RunCopies) -> None:
@@ -62,6 +66,8 @@ class Upload:
         if there is None:
             copies.write(name, self.run_dir, snapshot.files_of_finished(self.run_dir), self.digest)
         self._tidy(copies, there or name)
+        if spec := spec_of(self.run_dir):
+            WorkIndex(copies.remote).forget(spec, self.run_dir.name)
         marks.note_mirrored(self.run_dir, address, str(there or name))
 
     def _there(self, copies: RunCopies, name: CopyName) -> CopyName | None:

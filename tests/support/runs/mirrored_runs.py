@@ -51,6 +51,21 @@ def stopped_run(runs: Path, step: int = 4) -> Path:
     return run_dir
 
 
+def on_ranks(ranks: int, seed: int = 1) -> StageSpec:
+    """Return the spec of a stage that does the same work on any number of ranks."""
+    config = {"ranks": ranks, "sft": {"lr": 0.001, "zero_stage": ranks - 1}}
+    return StageSpec(stage="sft", seed=seed, config=config, inputs={}, code="c")
+
+
+def stopped_on_ranks(runs: Path, spec: StageSpec, step: int) -> Path:
+    """Make the run directory of a stage of these ranks that was stopped after a step."""
+    run_dir = runs / f"sft-{spec.digest[:12]}"
+    add_checkpoint(run_dir, step)
+    (run_dir / "metrics.jsonl").write_text("".join(f'{{"step": {n + 1}}}\n' for n in range(step)))
+    (run_dir / "spec.json").write_text(spec.model_dump_json())
+    return run_dir
+
+
 def add_checkpoint(run_dir: Path, step: int) -> None:
     """Add a complete checkpoint."""
     folder = run_dir / "checkpoints" / f"step-{step:06d}"

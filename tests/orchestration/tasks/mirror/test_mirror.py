@@ -205,16 +205,52 @@ def test_a_training_whose_machine_dies_ends_elsewhere_with_the_same_bytes(
     )
 
 
+@pytest.mark.slow  # two trainings
+@pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1)])
+def test_a_training_goes_on_elsewhere_on_another_number_of_ranks(
+    s3, monkeypatch, tmp_path, tiny_model, tiny_splits, first, then
+):
+    section = SFT(lr=3e-3, epochs=20, batch_size=8, checkpoint_every=20)
+    inputs = splits_of(tiny_splits, "demonstrations_train", "demonstrations_heldout")
+    inputs |= {"model": tiny_model}
+    spec, other = (
+        section_spec("sft", section, inputs, train=True, ranks=ranks) for ranks in (first, then)
+    )
+    s3.use(monkeypatch)
+    monkeypatch.setenv("RLHF_REMOTE", f"s3://team/ranks-{first}-{then}")
+    homes = [workspace(tmp_path, name) for name in ("lost", "new")]
+    copies = RunCopies(Remote.here(), homes[0].run_dir(spec).name)
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, spec.model_dump_json(), homes[0].home]
+    )
+    wait_until(lambda: any(map(copies.manifest, copies.names())), process)
+    process.kill()
+    process.wait()
+    wait_until(lambda: not in_use(homes[0].run_dir(spec)))
+    shutil.rmtree(homes[0].home)
+
+    began = time.time()
+    command = [sys.executable, "-c", PROGRAM, other.model_dump_json(), homes[1].home]
+    subprocess.run(command, check=True)
+    run_dir = homes[1].run_dir(other)
+    lines = read_metrics(run_dir / "metrics.jsonl")
+    assert lines[19]["time"] < began < lines[-1]["time"]  # the first checkpoint's steps were kept
+    (one,) = json.loads((run_dir / "continued.json").read_text())
+    assert (one["run_dir"], one["ranks"]) == (homes[0].run_dir(spec).name, first)
+    assert read_result(run_dir).outputs
+
+
 PROGRAM = """
 import sys
 from pathlib import Path
+from rlhf_core.config import Distributed
 from rlhf_core.rundir import StageSpec
 from tasks.execution.stage_process import run_stage
 from tasks.mirror import marks, mirror
 from tasks.mirror.copies import RunCopies
 from tasks.records.workspace import Workspace
 spec, workspace = StageSpec.model_validate_json(sys.argv[1]), Workspace(Path(sys.argv[2]))
-run_stage(spec, workspace.run_dir(spec))
+run_stage(spec, workspace.run_dir(spec), distributed=Distributed(ranks=spec.ranks))
 mirror.end(workspace, [workspace.run_dir(spec)])
 """
 
