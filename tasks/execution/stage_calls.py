@@ -2,6 +2,11 @@
 
 Where that is this process's own interpreter, it is a plain call. Else a helper process is asked,
 which is started at the first call, keeps what it has imported, and ends with this process.
+
+The calls are pickles, which this project loads nowhere else. Both ends of the pipe are processes of
+one user and one code, and the one has started the other: nobody can write into it who could not run
+code here anyway, and no file or address is read. JSON would need the type of each value at both
+ends, for functions that take and give recipes, paths, tuples, frozen records and sets of them.
 """
 
 import pickle
