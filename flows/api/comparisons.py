@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.api.arguments import require_text
 from flows.api.run_view import Run
 from flows.api.session import tracking_client
 from rlhf_core.errors import ConfigError
@@ -128,7 +129,10 @@ def compare(*runs: Run | str) -> RunComparison:
 
 
 def _reference(run: Run | str) -> str:
-    return run if isinstance(run, str) else run.run_id or run.name
+    if isinstance(run, Run):
+        return run.run_id or run.name
+    require_text("a run to compare", run)
+    return run
 
 
 def _require_distinct(found: "list[MlflowRun]", references: list[str]) -> None:
@@ -155,6 +159,7 @@ def lineage(reference: str) -> "Lineage":
     model (6 digits or more), or a data file. The result has `graph` (nodes and edges), and of data
     `saw`: how each model saw it. Raises ConfigError, which names candidates, when it names none.
     """
+    require_text("the reference", reference)
     client = tracking_client()
     from tasks.analysis import lineage as analysis
 

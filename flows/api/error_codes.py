@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.api.arguments import require_text
 from rlhf_core.errors import BadInput
 
 PACKAGED = Path(__file__).with_suffix(".md")
@@ -49,6 +50,7 @@ def explain(code: str) -> ErrorCode:
 
     Raises BadInput, which names the codes there are, for any other.
     """
+    require_text("the code", code)
     wanted = code.strip().strip("[]").upper()
     known = {found.code: found for found in error_codes()}
     for name in (wanted, f"RLHF-{wanted}"):

@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_args
 
+from flows.api.arguments import require_choice, require_known
 from flows.api.run_view import Run
 from flows.api.session import begin
+from rlhf_core.errors import BadInput
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -78,7 +80,6 @@ class LabelCampaign:
         """
         import pandas
 
-        from rlhf_core.errors import BadInput
         from tasks.labels.pages import ShownPair
 
         folder, _ = self._folder()
@@ -135,13 +136,18 @@ def open_campaign(
     prompts only. annotators: each gets a review queue in MLflow. Called again for a name whose
     opening was stopped, it completes that one. Raises BadInput for a name that is taken.
     """
+    require_known(options, LabelOptions)
+    if isinstance(annotators, str):
+        raise BadInput(f"annotators is {annotators!r}; expected a list of names, as ['ann'].")
     workspace = begin(writing=True)
     from rlhf_core.labels.assignment import require_annotators
+    from rlhf_core.labels.picking import Pick as Picks
     from tasks.analysis.gate_report import find_run
     from tasks.labels.campaign import CampaignFolder
     from tasks.labels.opening import OpenOptions
     from tasks.labels.opening import open_campaign as opened
 
+    require_choice("pick", options.get("pick", "random"), get_args(Picks))
     folder = CampaignFolder(workspace, name)
     require_annotators(annotators)
     gold = options.get("gold")

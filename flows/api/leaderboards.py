@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from flows.api.arguments import require_choice
 from flows.api.session import tracking_client
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ def leaderboard(
     side is first, where the metric does not say it. Raises ConfigError for a filter, metric or key
     that no run has.
     """
+    if order is not None:
+        require_choice("order", order, ("highest", "lowest"))
     client = tracking_client()
     from tasks.analysis.board.conditions import chosen
     from tasks.analysis.board.ranking import METRIC, LeaderboardRequest, ranked

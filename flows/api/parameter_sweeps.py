@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
+from flows.api.arguments import require_known, require_values
 from flows.api.session import begin
 from flows.api.setting_texts import SettingValues, setting_texts, toml_value
 from rlhf_core.errors import ConfigError
@@ -49,6 +50,8 @@ def sweep(
     Raises BadInput for a recipe of the grid that is not valid, and RLHFError where runs have
     failed; with check=False the result is returned, with its `error`.
     """
+    require_known(options, SweepOptions)
+    require_values(over)
     until = options.get("until", EVALUATE.name)
     if until not in STAGES:
         raise ConfigError(f"there is no stage {until!r}; expected one of {', '.join(STAGES)}.")

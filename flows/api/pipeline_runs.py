@@ -5,6 +5,7 @@ from fnmatch import fnmatchcase
 from os import PathLike, fspath
 from typing import TYPE_CHECKING
 
+from flows.api.arguments import require_text
 from flows.api.run_view import Run
 from flows.api.session import begin, tracking_client
 from flows.api.setting_texts import SettingValues, setting_texts
@@ -94,6 +95,7 @@ def open_run(name: str = "latest") -> Run:
     e.g. "quickstart-policy@champion". Raises ConfigError, which names the known runs, for none or
     several.
     """
+    require_text("the run's name", name)
     workspace = begin()
     from tasks.analysis.gate_report import find_run
     from tasks.records.run_record import find_records

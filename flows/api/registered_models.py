@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
+from flows.api.arguments import require_known
 from flows.api.promotion_options import CheckedRequest, approval_of, checked_request
 from flows.api.session import begin
 from rlhf_core.errors import BadInput
@@ -144,6 +145,7 @@ class ModelRegistry:
         self, version: int, reason: str, options: PromotionOptions
     ) -> "tuple[RegistryAliases, PromotionRequest]":
         """Return the registry and the checked request. Raises BadInput."""
+        require_known(options, PromotionOptions)
         checked, approval = _checked(reason, options), approval_of(options)
         registry, kind = self._opened()
         _check_policy_options(kind, options, registry.client.tracking_uri)
