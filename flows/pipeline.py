@@ -7,6 +7,7 @@ from prefect.states import Failed
 
 from flows.platform import ephemeral_server
 from flows.platform.deployment_slot import outlast_lost_slot
+from flows.progress.prefect_log import steps_in_log
 from flows.report.at_end import write_page, write_report
 from rlhf_core.config import Recipe
 from rlhf_core.errors import GateRefused
@@ -74,6 +75,7 @@ def pipeline(
         outlive_reader()
     try:
         with (
+            steps_in_log() if runtime.deployment.id else contextlib.nullcontext(),
             model_reserved(recipe.registry.name),
             opened(
                 recipe,

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.display.data_report import report_findings, report_table
-from flows.display.live_row import verdict_of
+from flows.progress.live_row import verdict_of
 from flows.report.text import duration, key_metric
 from rlhf_core.errors import GateRefused, RLHFError
 from tasks.records.run_record import Record

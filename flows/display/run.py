@@ -10,10 +10,10 @@ from rich.console import Console
 
 from flows import environment
 from flows.display.data_report import report_of
-from flows.display.live import LiveDisplay
 from flows.display.outcome import RunOutcome
 from flows.platform import prefect_address
 from flows.platform.pages import NO_ACCOUNT, answers, refuses_account
+from flows.progress.display import LiveDisplay
 from flows.settings import quiet_libraries
 from rlhf_core.config import load_recipe, read_recipe
 from rlhf_core.errors import BadInput, RLHFError

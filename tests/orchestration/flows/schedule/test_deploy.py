@@ -478,6 +478,8 @@ def test_the_declarative_deployments_are_those_of_the_command(platform):
         recipe["data"][name]["path"] = str(platform.home / f"{name[0]}.jsonl")
     platform.start("rlhf/weekly-quickstart", recipe=recipe, until="prepare")
     assert platform.ended("weekly-quickstart", 1) == ["Completed"]
+    told = [line["message"] for line in platform.post("logs/filter")]
+    assert "Finished in state Completed()" in told  # on the page of its run
 
 
 @pytest.mark.slow

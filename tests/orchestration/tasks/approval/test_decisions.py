@@ -12,8 +12,8 @@ from recipes import tiny_recipe
 from rich.console import Console
 
 from flows.cli.models.approve import waiting_runs
-from flows.display.live import LiveDisplay
 from flows.display.outcome import results_table
+from flows.progress.display import LiveDisplay
 from rlhf_core.errors import BadInput
 from tasks.approval import decisions
 from tasks.approval.decisions import Answer

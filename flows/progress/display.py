@@ -11,7 +11,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from flows.display.live_row import (
+from flows.progress.live_row import (
     LiveRow,
     ended_parts,
     failure_lines,
@@ -42,10 +42,14 @@ MARKS = {
 
 
 class LiveDisplay:
-    """A listener that draws a pipeline's events on a console; a context around the run."""
+    """A listener that draws a pipeline's events on a console; a context around the run.
 
-    def __init__(self, console: Console):
+    plain_every_s: seconds between two lines about a stage's progress outside a terminal.
+    """
+
+    def __init__(self, console: Console, plain_every_s: float = PLAIN_EVERY_S):
         self.console = console
+        self.plain_every_s = plain_every_s
         self.rows: dict[str, LiveRow] = {}
         self.told: set[str] = set()  # messages of failures shown in full
         self.record_id: str | None = None  # of the run that is shown
@@ -114,7 +118,7 @@ class LiveDisplay:
                 )
             self._last_line[event.stage] = now
         elif isinstance(event, StageProgress):
-            if now - self._last_line.get(event.stage, now) >= PLAIN_EVERY_S:
+            if now - self._last_line.get(event.stage, now) >= self.plain_every_s:
                 self._last_line[event.stage] = now
                 self._line(f"{event.stage}: " + ", ".join(running_parts(live, now)))
         elif isinstance(event, ApprovalAsked):

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows.display import live
-from flows.display.live import LiveDisplay
-from flows.display.live_row import LiveRow, verdict_of
 from flows.display.outcome import results_table
+from flows.progress import display as live
+from flows.progress.display import LiveDisplay
+from flows.progress.live_row import LiveRow, verdict_of
 from flows.report.text import duration, key_metric
 from rlhf_core.config.gate_rules import Override
 from rlhf_core.config.gates import RewardGate

@@ -1,0 +1,1 @@
+"""What a run says while it goes on: in a terminal, as plain lines, in Prefect's log."""
