@@ -6,6 +6,7 @@ from rlhf_core.errors import BadInput
 from rlhf_core.rundir import Artifact, StageResult, StageSpec, read_result
 from rlhf_core.stage_catalogue import STAGES, Stage
 from tasks.execution.stage_process import StageRun, run_stage
+from tasks.records.run_record import Record
 from tasks.records.workspace import Workspace
 from tasks.stages import ppo
 from tasks.stages.contract import outputs_of, spec_of
@@ -21,18 +22,19 @@ def trace(
     rows: int,
     trained: bool,
     brought: Artifacts | None = None,
+    record: Record | None = None,
 ) -> StageRun:
     """Trace a batch of the recipe's PPO, or find it traced.
 
-    trained: by the policy that ppo made, not by the SFT model. brought: as of `inputs`. Raises
-    BadInput for a recipe without PPO or when an earlier stage has not run, and what the stage
-    raises.
+    trained: by the policy that ppo made, not by the SFT model. brought, record: as of `inputs`.
+    Raises BadInput for a recipe without PPO or when an earlier stage has not run, and what the
+    stage raises.
     """
     if not recipe.runs("ppo"):
         raise BadInput(
             f"recipe {recipe.name} has align = {recipe.align!r}: there is no PPO batch to trace."
         )
-    have = inputs(recipe, workspace, brought=brought)
+    have = inputs(recipe, workspace, brought=brought, record=record)
     given = spec(recipe, have, rows=rows)
     if trained:
         given = with_actor(given, _of(recipe, workspace, ppo.spec(recipe, have)).outputs["model"])
@@ -58,16 +60,20 @@ def inputs(
     workspace: Workspace,
     stages: tuple[Stage, ...] = BEFORE,
     brought: Artifacts | None = None,
+    record: Record | None = None,
 ) -> Artifacts:
     """Return what these stages left, the first ones of the recipe; those before ppo by default.
 
-    brought: artifacts that no stage makes, as of RunContext. Raises BadInput when one of them is
-    missing.
+    brought: artifacts that no stage makes, as of RunContext. record: of the run that made them,
+    which knows what a search for leaks has left of the held-out splits. Raises BadInput when one of
+    them is missing.
     """
     have = dict(brought or {})
     for stage in stages:
         given = spec_of(stage, recipe, have)
-        result = _of(recipe, workspace, given) if given else None
+        of_run = record.stage(stage.name) if record else None
+        found = of_run.result if of_run else None
+        result = found or _of(recipe, workspace, given) if given else None
         have |= outputs_of(stage, recipe, result)
     return have
 

@@ -153,7 +153,8 @@ def _traced(name: str, settings: list[str], rows: int, trained: bool) -> "tuple[
     """
     from flows.display.run import run_recipe
 
-    raise_error(run_recipe(name, settings, (None, "reward")))
+    ran = run_recipe(name, settings, (None, "reward"))
+    raise_error(ran)
     from rlhf_core.config import load_recipe
     from tasks.promotion.rival import models_brought
     from tasks.records.workspace import Workspace
@@ -162,7 +163,9 @@ def _traced(name: str, settings: list[str], rows: int, trained: bool) -> "tuple[
     loaded, workspace = load_recipe(name, settings), Workspace.here()
     brought = models_brought(loaded, workspace)
     with _progress("trace: one PPO batch ..."):
-        done = run_trace(loaded, workspace, rows=rows, trained=trained, brought=brought)
+        done = run_trace(
+            loaded, workspace, rows=rows, trained=trained, brought=brought, record=ran.record
+        )
     return loaded.name, done
 
 
