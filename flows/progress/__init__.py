@@ -1,1 +1,1 @@
-"""What a run says while it goes on: in a terminal, as plain lines, in Prefect's log."""
+"""Lines about a run that goes on: in a terminal, as plain text, in Prefect's log."""

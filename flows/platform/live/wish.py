@@ -1,4 +1,4 @@
-"""What `rlhf live NAME` asks for, beside what is live already."""
+"""The options of `rlhf live NAME`, beside what is live already."""
 
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""What a caller from Python passes wrongly is refused at once, with an error of the project."""
+"""Wrong arguments from Python are refused at once, with an error of the project."""
 
 import pytest
 

@@ -36,8 +36,11 @@ def test_a_database_of_a_revision_that_prefect_knows_is_readable(tmp_path):
 
 def test_no_database_and_a_file_that_is_none_are_left_to_prefect(tmp_path):
     require_readable(tmp_path)
-    (tmp_path / "prefect.db").write_text("no database")
+    file = tmp_path / "prefect.db"
+    assert not file.exists()
+    file.write_text("no database")
     require_readable(tmp_path)
+    assert file.read_text() == "no database"
 
 
 def test_a_database_of_a_later_prefect_is_refused_with_what_to_do(tmp_path):

@@ -18,7 +18,7 @@ STEPS = (
 
 @pytest.fixture
 def lines(monkeypatch) -> list[str]:
-    """What the flow run's logger is given at level INFO."""
+    """The messages that the flow run's logger is given at level INFO."""
     found: list[str] = []
 
     class Logger:

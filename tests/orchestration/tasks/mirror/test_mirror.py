@@ -14,7 +14,7 @@ from mirrored_runs import NAME, SPEC, content, finished_run
 from stages import section_spec, splits_of
 
 from rlhf_core.config import SFT
-from rlhf_core.rundir import read_metrics, read_result
+from rlhf_core.rundir import StageSpec, read_metrics, read_result
 from tasks.cleanup.retention import in_use
 from tasks.execution.stage_process import run_stage
 from tasks.mirror import marks, mirror
@@ -167,6 +167,17 @@ def test_the_remote_of_the_environment_is_read_each_time(bucket):
     assert Remote.here() and mirror.uploader_here() is mirror.uploader_here()
 
 
+def killed_after_a_copy(spec: StageSpec, home: Workspace) -> RunCopies:
+    """Run a stage until a checkpoint of it is in the bucket, kill it, and return its copies."""
+    copies = RunCopies(Remote.here(), home.run_dir(spec).name)
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, spec.model_dump_json(), home.home])
+    wait_until(lambda: any(map(copies.manifest, copies.names())), process)
+    process.kill()
+    process.wait()
+    wait_until(lambda: not in_use(home.run_dir(spec)))
+    return copies
+
+
 @pytest.mark.slow  # two trainings
 def test_a_training_whose_machine_dies_ends_elsewhere_with_the_same_bytes(
     s3, monkeypatch, tmp_path, tiny_model, tiny_splits
@@ -181,14 +192,7 @@ def test_a_training_whose_machine_dies_ends_elsewhere_with_the_same_bytes(
     s3.use(monkeypatch)
     monkeypatch.setenv("RLHF_REMOTE", "s3://team/dies")
     homes = [workspace(tmp_path, name) for name in ("lost", "new")]
-    copies = RunCopies(Remote.here(), homes[0].run_dir(spec).name)
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, spec.model_dump_json(), homes[0].home]
-    )
-    wait_until(lambda: any(map(copies.manifest, copies.names())), process)
-    process.kill()
-    process.wait()
-    wait_until(lambda: not in_use(homes[0].run_dir(spec)))
+    copies = killed_after_a_copy(spec, homes[0])
     assert not (homes[0].run_dir(spec) / "result.json").exists()
     shutil.rmtree(homes[0].home)
 
@@ -219,14 +223,7 @@ def test_a_training_goes_on_elsewhere_on_another_number_of_ranks(
     s3.use(monkeypatch)
     monkeypatch.setenv("RLHF_REMOTE", f"s3://team/ranks-{first}-{then}")
     homes = [workspace(tmp_path, name) for name in ("lost", "new")]
-    copies = RunCopies(Remote.here(), homes[0].run_dir(spec).name)
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, spec.model_dump_json(), homes[0].home]
-    )
-    wait_until(lambda: any(map(copies.manifest, copies.names())), process)
-    process.kill()
-    process.wait()
-    wait_until(lambda: not in_use(homes[0].run_dir(spec)))
+    killed_after_a_copy(spec, homes[0])
     shutil.rmtree(homes[0].home)
 
     began = time.time()
