@@ -61,12 +61,17 @@ $(READY): $(LOCKS)/control.txt $(LOCKS)/cpu.txt $(LOCKS)/platform.txt
 	$(BIN)/python infra/share_packages.py $(STAGE) $(VENV)
 	touch $@
 
-control-packages:
-	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+# One after the other, as the second lies in the first and a folder that both make fails one of them. pip is what venv writes last.
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV)
+
+$(BIN)/pip: | $(VENV)/bin/pip
+	$(PYTHON) -m venv $(STAGE)
+
+control-packages: | $(VENV)/bin/pip
 	$(VENV)/bin/python $(INSTALL) --no-compile -r $(LOCKS)/control.txt
 
-stage-packages:
-	test -x $(BIN)/python || $(PYTHON) -m venv $(STAGE)
+stage-packages: | $(BIN)/pip
 	$(BIN)/python $(INSTALL) -r $(LOCKS)/cpu.txt
 	$(BIN)/python $(INSTALL) --upgrade --target $(STAGE)/platform -r $(LOCKS)/platform.txt
 	$(BIN)/python -m rlhf_core.engine.warmup
