@@ -49,3 +49,13 @@ def test_a_class_and_a_place_give_a_code_that_survives_a_process():
     given = errors.BadInput("damaged", code="RLHF-F001")
     copied = pickle.loads(pickle.dumps(given))
     assert (str(copied), copied.code) == ("damaged", "RLHF-F001")
+
+
+def test_links_of_the_runbook_become_paths_that_are_there():
+    """A link beside the runbook leads nowhere on a terminal."""
+    assert "](" in PACKAGED.read_text(encoding="utf-8")
+    text = "\n".join(found.text for found in error_codes())
+    assert "](" not in text and "(gates: infra/docs/concepts/gates.md)" in text
+    assert "| the disk is full (infra/docs/operate/runbook.md#the-disk-is-full) |" in text
+    pages = re.findall(r"infra/docs/[\w/-]+\.md", text)
+    assert len(pages) >= 4 and all((ROOT / page).is_file() for page in pages)
