@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 
-from rlhf_core.errors import BadInput
+from rlhf_core.errors import BadInput, RLHFError
 from rlhf_core.live.gate import MOST, decide_live
 from rlhf_core.live.measures import JudgedReplies, JudgedReply
 from rlhf_core.live.paired import PairedScores
@@ -14,10 +14,14 @@ from tasks.live.shadow import Shadowing
 from tasks.live.thumbs import NAME, WantedThumbs, thumbs_of
 from tasks.live.versions import wanted_versions
 from tasks.promotion.aliases import RegistryAliases
+from tasks.promotion.eligibility import ContestLost, contest_with
+from tasks.promotion.ledger import LedgerEntry
 from tasks.promotion.ledger_chain import record_chain
+from tasks.promotion.looks import basis_of
 from tasks.promotion.promotion import PromotionRequest, PromotionResult, promote
 from tasks.promotion.recovery import recover
 from tasks.promotion.transaction import begin_transaction
+from tasks.registry import packaging, versions
 
 PER_CANDIDATES = 20  # replies of the champion that are read for each of the candidate's
 REASON = "live gate: "
@@ -59,8 +63,14 @@ def judge(
 def forward(registry: RegistryAliases, verdict: LiveVerdict) -> PromotionResult:
     """Promote the candidate as `rlhf promote` does, by the same checks.
 
-    Raises PromotionRefused, for a candidate that has not won its contest too.
+    Raises PromotionRefused, for a candidate that has not won its contest too. The ledger keeps one
+    refusal per contest: of another one for the same contest the message names that entry.
     """
+    if refused := _lost_before(registry, verdict):
+        raise ContestLost(
+            f"{refused.outcome_reason} It was refused for this before: entry {refused.number} of"
+            " the ledger. Nothing is recorded again."
+        )
     request = PromotionRequest(
         version=verdict.candidate,
         reason=f"{REASON}{verdict.reason}",
@@ -85,6 +95,43 @@ def back(registry: RegistryAliases, verdict: LiveVerdict) -> int:
         record_chain(registry.ledger, entry)
         registry.ledger.close(entry, "refused", f"{REASON}{verdict.reason}")
     return entry.number
+
+
+def _lost_before(registry: RegistryAliases, verdict: LiveVerdict) -> LedgerEntry | None:
+    """Return the last entry by which this gate was refused for the contest as it is now.
+
+    None where the candidate has another contest by now, with another champion or evaluation.
+    """
+    candidate = registry.as_champion("policy", verdict.candidate)
+    sought = (registry.model("policy"), candidate.version, candidate.digest, verdict.champion)
+    found = [
+        entry
+        for entry in registry.ledger.entries()
+        if (entry.model, entry.version, entry.digest, entry.expects) == sought
+        and (entry.outcome, entry.step) == ("refused", "contest")
+        and entry.live is not None
+        and entry.live.decision == "forward"
+    ]
+    if not found:
+        return None
+    last = found[-1].contest
+    lost = last is None or not last.passed  # else something after the contest has refused it
+    was = last.identity if last else None
+    return found[-1] if lost and was == _contest_now(registry, verdict) else None
+
+
+def _contest_now(registry: RegistryAliases, verdict: LiveVerdict) -> tuple[str, ...] | None:
+    """Return the identity of the candidate's recorded contest with the champion; None without."""
+    champion = registry.as_champion("policy", verdict.champion)
+    version = registry.version("policy", verdict.candidate)
+    try:
+        with versions.served_files(registry.workspace, version) as folder:
+            decision = contest_with(packaging.read_decisions(folder), champion)
+    except RLHFError:  # a new refusal, for its files
+        return ()
+    if decision is None or decision.contest is None:
+        return None
+    return basis_of(decision, decision.contest).identity
 
 
 def _kept(registry: RegistryAliases, version: str, most: int, since_ms: int = 0) -> list[LiveReply]:

@@ -121,3 +121,20 @@ def test_a_candidate_that_lost_its_contest_is_not_promoted_by_its_live_replies(r
     entry = history(registry).entries[-1]
     assert entry.outcome == "refused" and entry.live is not None
     assert registry.aliases()["policy@champion"] == "1"
+
+
+def test_a_refusal_for_the_same_contest_is_recorded_once(registry, registrar):
+    """Bug: --apply once an hour wrote the same refusal into the ledger each time."""
+    found = verdict_of("forward", "5")
+    with pytest.raises(ContestLost) as first:
+        forward(registry, found)
+    number = history(registry).entries[-1].number
+    with pytest.raises(ContestLost) as again:
+        forward(registry, found.model_copy(update={"look": 4, "replies": "later"}))
+    told = f" It was refused for this before: entry {number} of the ledger. Nothing is recorded"
+    assert str(again.value) == f"{first.value}{told} again."
+    assert history(registry).entries[-1].number == number
+    registrar.policy(5, beats="1", wins=0.45)  # the same bytes, evaluated anew
+    with pytest.raises(ContestLost, match=r"contest 2 on these held-out prompts\.$"):
+        forward(registry, found)
+    assert history(registry).entries[-1].number == number + 1
