@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.api.arguments import require_text
+from flows.api.arguments import require_text, run_name
 from flows.api.run_view import Run
 from flows.api.session import tracking_client
 from rlhf_core.errors import ConfigError
@@ -118,10 +118,10 @@ def compare(*runs: Run | str) -> RunComparison:
     a model version such as "quickstart-policy@champion". They are read from MLflow. Raises
     ConfigError for a reference that names no run or several, and for the same run twice.
     """
+    references = [_reference(run) for run in runs]
     client = tracking_client()
     from tasks.analysis import comparison, mlflow_runs
 
-    references = [_reference(run) for run in runs]
     found = [mlflow_runs.resolve(client, reference) for reference in references]
     _require_distinct(found, references)
     evidence = [mlflow_runs.read(client, run) for run in found]
@@ -131,16 +131,15 @@ def compare(*runs: Run | str) -> RunComparison:
 def _reference(run: Run | str) -> str:
     if isinstance(run, Run):
         return run.run_id or run.name
-    require_text("a run to compare", run)
-    return run
+    return run_name("a run to compare", run)
 
 
 def _require_distinct(found: "list[MlflowRun]", references: list[str]) -> None:
     """Raise ConfigError unless these are two different runs or more."""
     if len(found) < 2:
+        named = " ".join(references) or "none"
         raise ConfigError(
-            f"rlhf compare needs two runs or more, found {' '.join(references)}. Add the one to"
-            " compare with."
+            f"rlhf compare needs two runs or more, found {named}. Add the one to compare with."
         )
     ids = [run.info.run_id for run in found]
     for place, run_id in enumerate(ids):

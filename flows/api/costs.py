@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from flows.api.arguments import require_text, require_texts
 from flows.api.session import begin, tracking_client
 
 if TYPE_CHECKING:
@@ -51,6 +52,10 @@ def cost(*filters: str, by: str = "recipe", since: str | None = None) -> Costs:
     GPUs those reserved, energy that of whole devices (None: not measured). Money is by the prices
     of the file that RLHF_PRICES names, or of prices.toml in the workspace. Raises ConfigError.
     """
+    require_texts("a filter", filters)
+    require_text("by", by)
+    if since is not None:
+        require_text("since", since)
     workspace, client = begin(), tracking_client()
     from tasks.analysis.board.conditions import chosen
     from tasks.analysis.board.costs import costs_by, since_time

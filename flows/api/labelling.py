@@ -6,7 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_args
 
-from flows.api.arguments import require_choice, require_known
+from flows.api.arguments import path_text, require_choice, require_known, require_text, run_name
 from flows.api.run_view import Run
 from flows.api.session import begin
 from rlhf_core.errors import BadInput
@@ -115,10 +115,11 @@ class LabelCampaign:
         report. Raises BadInput for a file that exists and for a campaign that is closed,
         GateRefused for annotators who agree too little; nothing is written then.
         """
+        target = Path(path_text("out", out))
         from tasks.labels.closing import CloseOptions, close
 
         folder, workspace = self._folder()
-        return close(folder, CloseOptions(out=Path(out), **options), workspace)
+        return close(folder, CloseOptions(out=target, **options), workspace)
 
     def _folder(self) -> "tuple[CampaignFolder, Workspace]":
         workspace = begin()
@@ -136,8 +137,10 @@ def open_campaign(
     prompts only. annotators: each gets a review queue in MLflow. Called again for a name whose
     opening was stopped, it completes that one. Raises BadInput for a name that is taken.
     """
+    require_text("the campaign's name", name)
+    source = run_name("the run", run)
     require_known(options, LabelOptions)
-    if isinstance(annotators, str):
+    if isinstance(annotators, str) or not isinstance(annotators, Sequence):
         raise BadInput(f"annotators is {annotators!r}; expected a list of names, as ['ann'].")
     workspace = begin(writing=True)
     from rlhf_core.labels.assignment import require_annotators
@@ -161,13 +164,14 @@ def open_campaign(
         gold=None if gold is None else Path(gold),
         page_characters=options.get("page_characters", 1000),
     )
-    record = find_run(workspace, run if isinstance(run, str) else run.name)
+    record = find_run(workspace, source)
     opened(folder, record, asked, workspace)
     return LabelCampaign(name)
 
 
 def campaign(name: str) -> LabelCampaign:
     """Return a labelling campaign of this workspace. Raises BadInput for an unknown name."""
+    require_text("the campaign's name", name)
     found = LabelCampaign(name)
     found._folder()[0].load()  # an unknown name is refused here
     return found
@@ -185,8 +189,9 @@ def import_labels(
     columns, e.g. {"reply_a": "answer1"}. The result has `comparisons`, `apart`, `votes` and
     `report`. Raises BadInput for a bad row, with its line, and for an `out` that exists.
     """
+    source, target = path_text("the file", file), path_text("out", out)
     workspace = begin()
     from tasks.labels.importing import ImportOptions, import_votes
 
-    asked = ImportOptions(out=Path(out), columns=columns or {}, **options)
-    return import_votes(Path(file), asked, workspace)
+    asked = ImportOptions(out=Path(target), columns=columns or {}, **options)
+    return import_votes(Path(source), asked, workspace)

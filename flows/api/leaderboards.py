@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from flows.api.arguments import require_choice
+from flows.api.arguments import require_choice, require_texts
 from flows.api.session import tracking_client
 
 if TYPE_CHECKING:
@@ -91,6 +91,8 @@ def leaderboard(
     """
     if order is not None:
         require_choice("order", order, ("highest", "lowest"))
+    require_texts("a filter", filters)
+    require_texts("metric", [] if metric is None else [metric])
     client = tracking_client()
     from tasks.analysis.board.conditions import chosen
     from tasks.analysis.board.ranking import METRIC, LeaderboardRequest, ranked

@@ -2,10 +2,16 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from os import PathLike, fspath
+from os import PathLike
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from flows.api.arguments import require_known, require_values
+from flows.api.arguments import (
+    path_text,
+    require_count,
+    require_known,
+    require_texts,
+    require_values,
+)
 from flows.api.session import begin
 from flows.api.setting_texts import SettingValues, setting_texts, toml_value
 from rlhf_core.errors import ConfigError
@@ -50,8 +56,12 @@ def sweep(
     Raises BadInput for a recipe of the grid that is not valid, and RLHFError where runs have
     failed; with check=False the result is returned, with its `error`.
     """
+    name = path_text("the recipe", recipe)
     require_known(options, SweepOptions)
     require_values(over)
+    require_count("jobs", options.get("jobs"))
+    require_count("max_runs", options.get("max_runs"))
+    require_texts("a metric", options.get("metrics", ()))
     until = options.get("until", EVALUATE.name)
     if until not in STAGES:
         raise ConfigError(f"there is no stage {until!r}; expected one of {', '.join(STAGES)}.")
@@ -68,7 +78,7 @@ def sweep(
         list(options.get("metrics", ())),
         options.get("max_runs", MOST_RUNS),
     )
-    result = run_request(fspath(recipe), request, options.get("jobs"))
+    result = run_request(name, request, options.get("jobs"))
     if check and result.error:
         raise result.error
     return result

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from os import PathLike, fspath
+from os import PathLike
 from typing import TYPE_CHECKING
 
-from flows.api.arguments import require_text
+from flows.api.arguments import path_text, require_text
 from flows.api.run_view import Run
 from flows.api.session import begin, tracking_client
 from flows.api.setting_texts import SettingValues, setting_texts
@@ -38,7 +38,8 @@ def run(
     GateRefused, StageFailed ... With check=False a run that has begun is returned all the same,
     with its `state` and `error`. Call it in the main thread, which takes Ctrl-C.
     """
-    outcome = outcome_of(fspath(recipe), setting_texts(settings), (from_stage, until))
+    span = (from_stage, until)
+    outcome = outcome_of(path_text("the recipe", recipe), setting_texts(settings), span)
     if outcome.error is not None and (check or outcome.record is None):
         raise outcome.error
     assert outcome.record is not None, "a run without an error has a record"
@@ -80,6 +81,7 @@ def runs(pattern: str = "*", limit: int | None = None) -> Sequence[Run]:
 
     pattern: of their names, e.g. "quickstart-*". limit: at most this many.
     """
+    require_text("the pattern", pattern)
     workspace = begin()
     from tasks.records.run_record import Record, records
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
-from flows.api.arguments import require_known
+from flows.api.arguments import require_known, require_text
 from flows.api.promotion_options import CheckedRequest, approval_of, checked_request
 from flows.api.session import begin
 from rlhf_core.errors import BadInput
@@ -182,6 +182,7 @@ def registry(name: str) -> ModelRegistry:
 
     With -reward at its end the reward model is meant, with -candidate what waits for a promoter.
     """
+    require_text("the registry's name", name)
     return ModelRegistry(name)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from flows.api.arguments import run_name
 from flows.api.run_view import Run
 from flows.api.session import begin
 
@@ -20,11 +21,11 @@ def remove_runs(
     registered version, a ledger entry, an unfinished sweep or its own process needs; then nothing
     is removed.
     """
+    names = [run_name("a run to remove", run) for run in runs]
     workspace = begin(writing=True)
     from tasks.analysis.gate_report import find_run
     from tasks.cleanup import single_runs
 
-    names = [run if isinstance(run, str) else run.name for run in runs]
     chosen = {record.id: record for record in (find_run(workspace, name) for name in names)}
     tell = say or (lambda text: None)
     plan = single_runs.plan_removal(workspace, list(chosen.values()), tell)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from flows.api.arguments import require_texts
 from rlhf_core.errors import ConfigError
 
 SettingValues = Mapping[str, object] | Sequence[str] | None
@@ -19,13 +20,14 @@ def setting_texts(values: SettingValues) -> list[str]:
     """
     if values is None:
         return []
-    if isinstance(values, str):
+    if isinstance(values, str | bytes) or not isinstance(values, Mapping | Sequence):
         raise ConfigError(
             f"settings are {values!r}; expected a dictionary such as {{'ppo.beta': 0.1}}, or a list"
             " of texts such as ['ppo.beta=0.1']."
         )
     if isinstance(values, Mapping):
         return [f"{key}={toml_value(key, value)}" for key, value in values.items()]
+    require_texts("a setting of the list", values)
     return list(values)
 
 
