@@ -1,5 +1,6 @@
 """The Prefect task that registers the policy and promotes it when it has earned that."""
 
+import logging
 import time
 from dataclasses import asdict
 
@@ -17,11 +18,14 @@ from tasks.promotion.turn import promote_in_turn
 from tasks.records import events
 from tasks.records.promotion_record import PromotionRecord
 from tasks.registration import register_policy
+from tasks.registry import smoke_test, versions
 from tasks.run_context import RunContext, StageOutput
 from tasks.run_result import row_of
 from tasks.run_stage import is_infrastructure
 from tasks.tracking.address import redacted
 from tasks.tracking.client import brief
+
+log = logging.getLogger("rlhf.promotion")
 
 
 @task(
@@ -51,7 +55,10 @@ def promote(context: RunContext, evaluation: StageOutput) -> PromotionResult:
         for item in tracker.record.registrations
         if item.model == model and item.version
     )
-    result = _promoted(context, model, version)
+    wanted = context.recipe.registry
+    registry = RegistryAliases(tracker.client, context.workspace, wanted.name)
+    reason = f"pipeline run {context.record.name}"
+    result = _promoted(registry, model, version, reason, separate=wanted.separate_promoter)
     seconds = time.monotonic() - started
     tracker.keep_promotion(PromotionRecord(**asdict(result), seconds=seconds))
     create_markdown_artifact(result.reason, key="promotion")
@@ -59,20 +66,38 @@ def promote(context: RunContext, evaluation: StageOutput) -> PromotionResult:
     return result
 
 
-def _promoted(context: RunContext, model: str, version: str) -> PromotionResult:
-    registry = RegistryAliases(
-        context.tracker.client, context.workspace, context.recipe.registry.name
-    )
-    reason = f"pipeline run {context.record.name}"
+def _promoted(
+    registry: RegistryAliases, model: str, version: str, reason: str, *, separate: bool
+) -> PromotionResult:
+    """Promote the version, or propose it to a separate promoter."""
     try:
-        if context.recipe.registry.separate_promoter:
+        if separate:
             return propose(registry, version, reason)
-        return promote_in_turn(registry, PromotionRequest(version=version, reason=reason))
+        result = promote_in_turn(registry, PromotionRequest(version=version, reason=reason))
     except ContestLost as lost:
-        return PromotionResult(model, version, False, str(lost))
+        result = PromotionResult(model, version, False, str(lost))
     except RLHFError:
         raise
     except Exception as error:
         raise StageFailed(
             f"the promotion of version {version} of {model} broke off: {brief(error)}"
         ) from error
+    _record_smoke_tests(registry, version)
+    return result
+
+
+def _record_smoke_tests(registry: RegistryAliases, version: str) -> None:
+    """Have a smoke test of the policy and its reward model recorded, if the promotion made none.
+
+    Then both can be promoted from where there is no torch.
+    """
+    try:
+        found = [registry.version("policy", version)]
+        if reward := found[0].tags.get("reward_version"):
+            found.append(registry.version("reward", reward))
+        for one in found:
+            if smoke_test.recorded(one) is None:
+                with versions.served_files(registry.workspace, one) as folder:
+                    smoke_test.smoke_test(registry.client, one, folder)
+    except Exception as error:
+        log.warning("no smoke test of version %s is recorded: %s", version, brief(error))

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 from functools import cache
+from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
@@ -44,8 +45,13 @@ def require_stages(who: str = "a run") -> None:
 
     who: needs torch, as the message says it.
     """
-    if ask("rlhf_core.interpreter.installed:package_folder", "torch") is None:
+    if stages_torch() is None:
         raise _without_torch(who)
+
+
+def stages_torch() -> Path | None:
+    """Return the folder of torch in the interpreter of the stages, None where it is absent."""
+    return ask("rlhf_core.interpreter.installed:package_folder", "torch")
 
 
 def _called_here(function: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> Any:

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from rlhf_core.config.registry import CANDIDATES
 from rlhf_core.errors import BadInput, PromotionRefused
-from tasks.execution.stage_calls import ask
+from tasks.execution.stage_calls import stages_torch
 from tasks.promotion.champions import KINDS, AliasPlan, AliasState, AliasVersions, Champion
 from tasks.promotion.ledger import Action, Ledger, LedgerEntry
 from tasks.records.run_record import ModelKind
 from tasks.records.workspace import Workspace
-from tasks.registry import packaging, versions
+from tasks.registry import versions
+from tasks.registry.smoke_test import require_testable, smoke_test
 from tasks.registry.versions import CHAMPION, PREVIOUS
 from tasks.tracking.account import unanswered
 from tasks.tracking.address import require_address
@@ -240,7 +241,8 @@ def _set_aliases(registry: RegistryAliases, wanted: AliasVersions) -> str:
 def smoke_test_alias(registry: RegistryAliases, entry: LedgerEntry, plan: AliasPlan) -> None:
     """Load and run what the alias 'champion' serves now: the entry's model, and the other if moved.
 
-    Raises PromotionRefused when that fails.
+    Where there is no torch, a record of such a test of the same bytes will do. Raises
+    PromotionRefused when that fails.
     """
     for kind, champion in plan.state.champions():
         if kind != entry.kind and plan.before[f"{kind}@{CHAMPION}"] == champion.version:
@@ -254,9 +256,11 @@ def smoke_test_alias(registry: RegistryAliases, entry: LedgerEntry, plan: AliasP
             raise PromotionRefused(
                 f"{uri} serves version {version.version}, expected version {champion.version}."
             )
+        require_testable(version)
+        if stages_torch() is None:
+            continue
         try:
             with versions.served_files(registry.workspace, version, uri) as folder:
-                ask("rlhf_core.modeling.smoke:smoke", kind, packaging.model_folder(folder))
-                ask("tasks.registry.answers:predict_once", kind, folder)
+                smoke_test(registry.client, version, folder)
         except BadInput as error:
             raise PromotionRefused(f"{uri} does not load and run: {error}") from error

@@ -17,17 +17,21 @@ from mlflow.models import Model
 from rlhf_core.config.registry import CANDIDATES
 from rlhf_core.errors import BadInput, PromotionRefused
 from rlhf_core.rundir import Artifact
+from tasks.execution.stage_calls import require_stages
 from tasks.promotion.aliases import RegistryAliases
 from tasks.promotion.ledger import Ledger, LedgerEntry
 from tasks.promotion.rights import refusal
 from tasks.records.run_record import ModelKind, Registration
-from tasks.registry import packaging, versions
+from tasks.registry import packaging, smoke_test, versions
 from tasks.registry.versions import CANDIDATE_OF, COPIED_FROM
 from tasks.tracking.account import account_at
 from tasks.tracking.client import find_or_create_experiment
 
 # tags that a registration makes from the files of its own version, and those of a candidate alone
-_OWN = ("gates_digest", "frame_digest", "reward_version", CANDIDATE_OF)
+_OWN = (
+    *("gates_digest", "frame_digest", "loaded_digest", "reward_version", CANDIDATE_OF),
+    smoke_test.TAG,
+)
 
 
 def candidates_of(registry: RegistryAliases) -> RegistryAliases:
@@ -52,13 +56,15 @@ def promoted_copy(
     """Return the registry name and the version to promote: of a candidate its copy, made if absent.
 
     Any other version is returned as it is. A policy brings its reward model. Raises BadInput for a
-    version that does not exist, and PromotionRefused for other bytes than the candidate's tags say,
-    or where MLflow's server does not let this account copy.
+    version that does not exist, or where torch is not installed, whose version a copy requires;
+    PromotionRefused for other bytes than the candidate's tags say, or where MLflow's server does
+    not let this account copy.
     """
     version = registry.require_version(kind, number)
     name = version.tags.get(CANDIDATE_OF)
     if not name:
         return registry, number
+    require_stages("the copy of a candidate")
     target = RegistryAliases(registry.client, registry.workspace, name)
     try:
         return target, _copied(registry, target, kind, version)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from rlhf_core.errors import PromotionRefused
+from tasks.execution.stage_calls import stages_torch
 from tasks.promotion.aliases import RegistryAliases, version_text
 from tasks.promotion.champions import AliasState, AliasVersions
 from tasks.promotion.eligibility import overridden, require_approval
@@ -238,6 +239,8 @@ def _planned(made: Rehearsal, transaction: Transaction, target: AliasState) -> R
         made.before.update(plan.before)
         made.after.update(plan.after)
         told = "loads and runs what the alias serves; tried when it has moved"
+        if stages_torch() is None:  # then check_evidence has found the record of an earlier test
+            told = "torch is not installed here; an earlier test of the same bytes is recorded"
         made.steps.append(RehearsedStep("smoke test", None, told))
     return made
 

@@ -40,6 +40,7 @@ from tasks.promotion.looks import ContestOutcome, basis_of, look_of, outcome_of
 from tasks.promotion.signed_approval import signed_approval
 from tasks.records.run_record import ModelKind
 from tasks.registry import versions
+from tasks.registry.smoke_test import require_testable
 from tasks.registry.versions import CHAMPION, PREVIOUS
 
 
@@ -174,6 +175,7 @@ def examine(transaction: Transaction, target: AliasState) -> None:
     for kind, champion in target.champions():
         if kind == entry.kind or champion.version != transaction.found[f"{kind}@{CHAMPION}"]:
             found = check_version(registry, judged if kind == "policy" else target, kind)
+            require_testable(registry.version(kind, champion.version))
             transaction.evidence = found if kind == entry.kind else transaction.evidence
 
 
@@ -287,14 +289,11 @@ def commit(transaction: Transaction, plan: AliasPlan, reason: str) -> None:
     transaction.record_step("finish")
     registry, entry = transaction.registry, transaction.entry
     move_alias(registry, entry, plan, PREVIOUS)
-    if entry.contest_override:
-        text = f"by {entry.by}: {entry.contest_override}"
-        _tag(transaction, "contest_override", text)
-    if entry.approved_by:
-        _tag(transaction, "approved_by_hand", f"{entry.approved} (entered by {entry.by})")
+    tags = {
+        "contest_override": entry.contest_override and f"by {entry.by}: {entry.contest_override}",
+        "approved_by_hand": entry.approved_by and f"{entry.approved} (entered by {entry.by})",
+    }
+    for key, text in tags.items():
+        if text:
+            registry.client.set_model_version_tag(entry.model, entry.version, key, text)
     registry.ledger.close(entry, "done", reason)
-
-
-def _tag(transaction: Transaction, key: str, value: str) -> None:
-    entry = transaction.entry
-    transaction.registry.client.set_model_version_tag(entry.model, entry.version, key, value)

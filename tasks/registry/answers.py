@@ -10,6 +10,7 @@ from rlhf_core.errors import BadInput
 from rlhf_core.template_date import template_date
 from tasks.records.run_record import ModelKind
 from tasks.registry import packaging
+from tasks.registry.frame import EXAMPLES
 
 TOLERANCE = 1e-3  # of a score, at least: both sides compute in float32
 
@@ -23,7 +24,7 @@ def predict_once(kind: ModelKind, folder: Path) -> None:
         return
     model = mlflow.pyfunc.load_model(str(folder))
     if kind == "policy":
-        model.predict(packaging.EXAMPLES[kind], params={"max_tokens": 1})
+        model.predict(EXAMPLES[kind], params={"max_tokens": 1})
     else:
         _require_same_scores(model, folder)
 

@@ -1,8 +1,7 @@
 """The files of a registered version: a standard MLflow model with its verdicts and its card.
 
-MLmodel, <kind>_model.py, requirements.txt, ...
-                   as mlflow.pyfunc.save_model writes them (models from code, no pickles)
-rlhf_core_<digest>.zip  the modules of this project that the code imports
+MLmodel, <kind>_model.py, requirements.txt, rlhf_core_<digest>.zip, ...
+                   the frame (frame.py): what MLflow loads the weights by
 artifacts/model/   the Hugging Face folder, hard links into the run directory
 gates.json         every gate decision about these bytes
 approval.json      the approval that their recipe requires, with the request and the answer
@@ -14,19 +13,13 @@ import json
 import os
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-import mlflow
-from mlflow.models import Model, ModelSignature
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
-from mlflow.types.schema import AnyType, Array, Object, Property
 from pydantic import TypeAdapter, ValidationError
 
 from rlhf_core.digest import digest_path
@@ -35,54 +28,14 @@ from rlhf_core.file_modes import usual_mode
 from rlhf_core.gates.decide import Decision
 from rlhf_core.modeling.pickles import pickle_files
 from rlhf_core.rundir import write_atomically
-from tasks.execution.stage_calls import ask
 from tasks.records.approval_record import VersionApproval
 from tasks.records.file_lock import locked
 from tasks.records.run_record import ModelKind, Registration
-from tasks.registry.shipped_code import write_code
+from tasks.registry.frame import name_weights, place_frame
 
 WEIGHTS = Path("artifacts", "model")
 GATES, CARD, APPROVAL = "gates.json", "README.md", "approval.json"
-REQUIREMENTS = ("mlflow", "torch", "transformers")
-_ONE_BY_ONE = threading.Lock()  # two that save at once leave a stand-in in sys.modules
-
-_MESSAGES = Array(Object([Property("role", DataType.string), Property("content", DataType.string)]))
-_QUESTION = {"role": "user", "content": "How do I boil an egg?"}
-_ANSWER = "Put it into boiling water for eight minutes."
-
-SIGNATURES = {
-    "policy": ModelSignature(
-        inputs=Schema([ColSpec(_MESSAGES, "messages")]),
-        outputs=Schema([ColSpec(DataType.string)]),
-        params=ParamSchema(
-            [
-                ParamSpec("temperature", DataType.double, 0.0),
-                ParamSpec("max_tokens", DataType.long, 128),
-                ParamSpec("seed", DataType.long, 0),
-            ]
-        ),
-    ),
-    "reward": ModelSignature(
-        inputs=Schema(
-            [
-                ColSpec(_MESSAGES, "messages", required=False),
-                ColSpec(AnyType(), "prompt", required=False),
-                ColSpec(DataType.string, "chosen", required=False),
-                ColSpec(DataType.string, "rejected", required=False),
-            ]
-        ),
-        outputs=Schema(
-            [
-                ColSpec(DataType.double, name, required=False)
-                for name in ("score", "chosen_score", "rejected_score", "margin", "probability")
-            ]
-        ),
-    ),
-}
-EXAMPLES = {
-    "policy": {"messages": [_QUESTION]},
-    "reward": {"messages": [_QUESTION, {"role": "assistant", "content": _ANSWER}]},
-}
+READ_MARK = "registered_model_meta"  # MLflow writes it when it reads
 
 
 @dataclass(frozen=True)
@@ -104,23 +57,24 @@ def build(
     records: VersionRecords,
     *,
     place: Callable | None = None,
+    present: Path | None = None,
 ) -> None:
     """Make `target` a version of the Hugging Face folder `model`, complete when it appears.
 
     Weights that are there already stay. place(source, target) puts a weight file there: by default
-    a hard link, or a copy where links are impossible. Raises BadInput when `model` holds pickle
-    files.
+    a hard link, or a copy where links are impossible. present: see place_frame. Raises BadInput
+    when `model` holds pickle files.
     """
     _refuse_pickles(model)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as temporary:
         folder = Path(temporary) / "new"
-        ask("tasks.registry.packaging:save_frame", kind, folder)
+        place_frame(kind, folder, present, (GATES, CARD, APPROVAL))
         hidden = shutil.ignore_patterns(".*")  # not part of the digest either
         shutil.copytree(
             model, folder / WEIGHTS, copy_function=place or _link_or_copy, ignore=hidden
         )
-        _name_weights(folder, records.template_date)
+        name_weights(folder, WEIGHTS, records.template_date)
         _write_evidence(folder, records)
         with locked(target.with_name(f".{target.name}.lock")):
             if (target / WEIGHTS).is_dir() and digest_path(target / WEIGHTS) == digest_path(model):
@@ -131,17 +85,21 @@ def build(
             folder.rename(target)
 
 
-def store(wanted: Registration, location: str, *, registered: bool) -> None:
+def store(
+    wanted: Registration, location: str, *, registered: bool, present: Path | None = None
+) -> None:
     """Store the files of a version at an artifact location.
 
     A local store gets hard links, a remote one an upload. registered: a version with these weights
-    points there already; then the upload leaves out weights that are there.
+    points there already; then the upload leaves out weights that are there. present: see
+    place_frame.
     """
     build_at = partial(
         build,
         wanted.kind,
         wanted.artifact.verified().path,
         records=VersionRecords(wanted.decisions, wanted.card, wanted.template_date),
+        present=present,
     )
     if (folder := local_folder(location)) is not None:
         build_at(folder)
@@ -222,50 +180,21 @@ def _refuse_pickles(model: Path) -> None:
         )
 
 
-def save_frame(kind: ModelKind, folder: Path) -> None:
-    """Save a pyfunc model without its weights, which MLflow would copy.
-
-    It requires the versions of this process, which are those of the models' code.
-    """
-    pins = [f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS]
-    with _ONE_BY_ONE, tempfile.TemporaryDirectory() as temporary:
-        script, archive = write_code(kind, Path(temporary))
-        mlflow.pyfunc.save_model(
-            str(folder),
-            python_model=str(script),
-            signature=SIGNATURES[kind],
-            input_example=EXAMPLES[kind],
-            pip_requirements=pins,
-            uv_project_path=temporary,  # else a uv project in the current folder is copied in
-        )
-        shutil.copy(archive, folder)
-
-
 def _renew(folder: Path, target: Path) -> None:
-    """Move the files beside the weights to `target`; the code last that imports the others."""
+    """Move the files beside the weights to `target`; the code last that imports the others.
+
+    Files of an earlier release, or of somebody else, are removed.
+    """
     new = sorted((file for file in folder.iterdir() if file.is_file()), key=_is_script)
     for file in new:
         file.replace(target / file.name)
-    for archive in {file.name for file in target.glob("*.zip")} - {file.name for file in new}:
-        (target / archive).unlink()
+    known = {file.name for file in new} | {APPROVAL, READ_MARK}
+    for file in [file for file in target.iterdir() if file.is_file() and file.name not in known]:
+        file.unlink()
 
 
 def _is_script(file: Path) -> bool:
     return file.suffix == ".py"
-
-
-def _name_weights(folder: Path, template_date: str | None) -> None:
-    """Write into MLmodel what MLflow would write if it had copied the weights."""
-    meta = Model.load(str(folder))
-    meta.flavors["python_function"]["artifacts"] = {
-        "model": {"path": WEIGHTS.as_posix(), "uri": WEIGHTS.as_posix()}
-    }
-    # the model's code compares this digest with the weights when it is loaded
-    meta.metadata = {"digest": digest_path(folder / WEIGHTS)}
-    if template_date:
-        meta.metadata["template_date"] = template_date
-    meta.model_size_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    meta.save(str(folder / "MLmodel"))
 
 
 def _link_or_copy(source: str, target: str) -> None:

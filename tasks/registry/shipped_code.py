@@ -27,7 +27,7 @@ _PARSING = threading.Lock()
 
 def write_code(kind: ModelKind, folder: Path) -> tuple[Path, Path]:
     """Write script and zip of a kind of model into `folder`; return their paths."""
-    script = shipped("mlflow") / f"{kind}_model.py"
+    script = _script(kind)
     sources = imported_sources(script)
     name = f"{PACKAGE}_{digest_json(sources)[:12]}"
     written, archive = folder / script.name, folder / f"{name}.zip"
@@ -37,6 +37,12 @@ def write_code(kind: ModelKind, folder: Path) -> tuple[Path, Path]:
             # an entry without a time of its own: the same source gives the same bytes
             file.writestr(zipfile.ZipInfo(f"{name}/{path}"), _renamed(source, name))
     return written, archive
+
+
+def shipped_sources(kind: ModelKind) -> list:
+    """Return the source of the script of a kind of model, and of the modules that it imports."""
+    script = _script(kind)
+    return [script.read_text(encoding="utf-8"), imported_sources(script)]
 
 
 def imported_sources(script: Path) -> dict[str, str]:
@@ -54,6 +60,10 @@ def imported_sources(script: Path) -> dict[str, str]:
                 sources[path] = "" if path == "__init__.py" else file.read_text(encoding="utf-8")
                 waiting.append(file)
     return dict(sorted(sources.items()))
+
+
+def _script(kind: ModelKind) -> Path:
+    return shipped("mlflow") / f"{kind}_model.py"
 
 
 def _imports(file: Path) -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,8 +33,8 @@ _ABOUT = (
     " use), `previous`, `candidate` (registered last). Move them with `rlhf promote {name} VERSION`"
     " and `rlhf rollback {name}`, which check and record it."
 )
-# files that may change; MLflow writes the last one when it reads
-RENEWED = (packaging.GATES, packaging.CARD, "registered_model_meta")
+# files that may change
+RENEWED = (packaging.GATES, packaging.CARD, packaging.READ_MARK)
 
 
 class OtherFiles(BadInput):
@@ -67,8 +68,13 @@ def store_model(client: MlflowClient, model: LoggedModel, wanted: Registration) 
     A version that does not exist yet will point to the logged model's artifacts.
     """
     version = version_with_digest(client, wanted.model, wanted.artifact.digest)
-    location = location_of(version) if version else model.artifact_location
-    packaging.store(wanted, location, registered=version is not None)
+    if version is None:
+        packaging.store(wanted, model.artifact_location, registered=False)
+        return
+    location = location_of(version)
+    with _files_beside_weights(location) as found:
+        as_tagged = _frame_digests(found).get("frame_digest") == version.tags.get("frame_digest")
+        packaging.store(wanted, location, registered=True, present=found if as_tagged else None)
 
 
 def version_with_digest(client: MlflowClient, model: str, digest: str) -> ModelVersion | None:
@@ -148,30 +154,49 @@ def _created(
 
 def _digests_beside_weights(location: str) -> dict[str, str]:
     """Return the digests of the files beside the weights, read back from the store."""
-    folder = local_folder(location)
-    if folder is not None:
+    with _files_beside_weights(location) as folder:
         return _frame_digests(folder)
-    remote = get_artifact_repository(location)
+
+
+@contextlib.contextmanager
+def _files_beside_weights(location: str) -> Iterator[Path]:
+    """Yield a folder with a copy of the files beside the weights, as they are in the store now."""
     with tempfile.TemporaryDirectory() as temporary:
-        for item in remote.list_artifacts():
-            if not item.is_dir:
-                remote.download_artifacts(item.path, temporary)
-        return _frame_digests(Path(temporary))
+        folder, local = Path(temporary), local_folder(location)
+        if local is None:
+            remote = get_artifact_repository(location)
+            for item in remote.list_artifacts():
+                if not item.is_dir:
+                    remote.download_artifacts(item.path, temporary)
+        else:
+            for name in _names(local):
+                with contextlib.suppress(FileNotFoundError):  # a twin of the run has renewed them
+                    shutil.copyfile(local / name, folder / name)
+        yield folder
 
 
 def _frame_digests(folder: Path) -> dict[str, str]:
     """Return the digests of a version's files beside the weights, by tag.
 
-    gates_digest: the gate records; frame_digest: MLmodel, code, requirements and approval.
+    gates_digest: the gate records; frame_digest: MLmodel, code, requirements and approval;
+    loaded_digest: of these what MLflow loads, all but the approval.
     """
-    names = sorted(file.name for file in folder.iterdir() if file.is_file() and file.name[0] != ".")
+    names = _names(folder)
     frame = [[name, digest_file(folder / name)] for name in names if name not in RENEWED]
     found = {}
     if packaging.GATES in names:
         found["gates_digest"] = digest_path(folder / packaging.GATES)
     if "MLmodel" in names:
         found["frame_digest"] = digest_json(frame)
+        loaded = [row for row in frame if row[0] != packaging.APPROVAL]
+        found["loaded_digest"] = digest_json(loaded)
     return found
+
+
+def _names(folder: Path) -> list[str]:
+    """Return the names of the files in a folder itself; of none where it does not exist."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(file.name for file in found if file.is_file() and file.name[0] != ".")
 
 
 # files

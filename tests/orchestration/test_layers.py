@@ -24,6 +24,7 @@ OWNERS = {
         "tasks/registry/approval_queue.py",
         "tasks/tracking/account.py",
         "tasks/registry/answers.py",
+        "tasks/registry/frame.py",
         "tasks/registry/packaging.py",
         "tasks/tracking/client.py",
         "tasks/tracking/forwarder.py",

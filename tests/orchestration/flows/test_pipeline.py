@@ -29,6 +29,7 @@ from tasks.promotion.ledger import Ledger
 from tasks.records import events
 from tasks.records.run_record import next_name, records
 from tasks.records.workspace import Workspace
+from tasks.registry import smoke_test
 
 STAGES = ["validate", "sft", "reward", "ppo", "evaluate"]
 
@@ -100,7 +101,8 @@ def test_a_pipeline_runs_promotes_and_repeats_only_what_changed(make_recipe, run
     assert started(home) == ["ppo", "evaluate"]  # other thresholds train nothing
     assert not loser.promotion.promoted and "60.0% of 400" in loser.promotion.reason
     assert "required a lower bound of more than 60.0%" in loser.promotion.reason
-    assert client(home).get_model_version_by_alias("tiny-policy", "candidate").version == 2
+    lost = client(home).get_model_version_by_alias("tiny-policy", "candidate")
+    assert lost.version == 2 and smoke_test.recorded(lost)  # to be promoted without torch
 
     winner = run(make_recipe(ppo={"policy_lr": 1e-4}))  # the bar is back at 0.5
     assert winner.promotion.promoted and winner.promotion.replaced == "1" and started(home) == []

@@ -32,7 +32,7 @@ from rlhf_core.modeling.ensemble import close_ensemble, member_folder
 from rlhf_core.modeling.models import inference, load_scalar, save_model
 from rlhf_core.reward.scoring import score_sequences
 from rlhf_core.sampling.stops import stop_ids_of
-from tasks.registry import packaging
+from tasks.registry import frame
 from tasks.registry.answers import predict_once
 from tasks.registry.packaging import VersionRecords, build, model_folder
 
@@ -176,7 +176,7 @@ def test_input_that_cannot_be_answered_is_refused_in_words(kind, rows, message, 
 @pytest.mark.parametrize("kind", ["policy", "reward"])
 def test_the_input_example_is_answered(kind, request):
     model = request.getfixturevalue(kind)
-    assert model.input_example == packaging.EXAMPLES[kind]
+    assert model.input_example == frame.EXAMPLES[kind]
     assert len(model.predict(model.input_example)) == 1
 
 

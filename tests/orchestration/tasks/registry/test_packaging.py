@@ -30,7 +30,7 @@ from rlhf_core.rundir import Artifact, StageResult
 from tasks.promotion.aliases import RegistryAliases
 from tasks.records.run_record import Record, Registration
 from tasks.records.workspace import Workspace
-from tasks.registry import packaging
+from tasks.registry import frame
 from tasks.registry.fetching import fetch
 from tasks.registry.packaging import VersionRecords, build, model_folder, read_decisions
 from tasks.tracking.tracker import Tracker
@@ -193,7 +193,7 @@ def test_a_killed_registration_leaves_nothing_half_made(tiny_model, tmp_path):
     assert killed.returncode == -signal.SIGKILL and not target.exists()
     build("policy", tiny_model, target, VersionRecords())
     assert mlflow.pyfunc.load_model(str(target)).predict(
-        packaging.EXAMPLES["policy"], params={"max_tokens": 1}
+        frame.EXAMPLES["policy"], params={"max_tokens": 1}
     )
 
 

@@ -2,9 +2,23 @@
 
 import json
 
+import pytest
 from promotion_checks import files
 
-from tasks.registry import versions
+from tasks.registry import frame, versions
+
+
+@pytest.fixture
+def saved(monkeypatch) -> list[str]:
+    """Return a list of the kinds of model whose frame MLflow has saved."""
+    kinds, save = [], frame.save_frame
+
+    def counted(kind: str, folder: object) -> None:
+        kinds.append(kind)
+        save(kind, folder)
+
+    monkeypatch.setattr(frame, "save_frame", counted)
+    return kinds
 
 
 def test_the_same_bytes_are_one_version_also_when_two_register_at_once(registrar, monkeypatch):
@@ -49,3 +63,35 @@ def test_tags_are_those_of_the_files_also_when_a_twin_renews_them_meanwhile(regi
     assert registrar.policy(2, beats="1") == "2"
     version = registry.client.get_model_version("tiny-policy", "2")
     versions.require_digests(files(registry, "2"), version)
+
+
+def test_a_version_that_is_registered_again_keeps_its_frame(registrar, saved):
+    folder = files(registrar.registry, "2")
+    before = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    registrar.policy(2)  # a twin without the contest with version 1
+    assert saved == []
+    after = {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+    assert [name for name in after if after[name] != before.get(name)] == ["gates.json"]
+
+
+@pytest.mark.parametrize("name", ["policy_model.py", "MLmodel", "requirements.txt", "more.py"])
+def test_a_frame_with_other_files_than_its_tags_say_is_made_anew(name, registrar, saved):
+    file = files(registrar.registry, "2") / name
+    file.unlink(missing_ok=True)  # a link to the file of other tests
+    file.write_text("import os")
+    registrar.policy(2)
+    assert saved == ["policy"]
+    assert not file.exists() if name == "more.py" else file.read_text() != "import os"
+
+
+def test_a_frame_is_made_anew_for_other_packages(registrar, saved, monkeypatch):
+    ask = frame.ask
+
+    def updated(function: str, *arguments: str) -> str:
+        return "9.9" if arguments == ("torch",) else ask(function, *arguments)
+
+    monkeypatch.setattr(frame, "ask", updated)
+    registrar.policy(2)
+    assert saved == ["policy"]
+    registrar.policy(2)
+    assert saved == ["policy"]
