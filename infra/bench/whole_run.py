@@ -15,6 +15,7 @@ from measured_process import BenchFailed, Measured
 
 from rlhf_core.rundir import read_result
 from tasks.execution.stage_process import environment
+from tasks.execution.stage_python import FOLDER
 
 COMMAND = ("run", "quickstart")
 LABEL = "rlhf run quickstart"
@@ -47,13 +48,25 @@ def measure_run() -> Measured:
     )
 
 
+def program() -> Path:
+    """Return the `rlhf` that `make run` starts: of .venv, in whose folder `stage` this runs.
+
+    Where there is one environment, it is the one beside this interpreter.
+    """
+    own = Path(sys.prefix)
+    outer = own.parent / "bin" / "rlhf"
+    if own.name == FOLDER and outer.exists():
+        return outer
+    return Path(sys.executable).with_name("rlhf")
+
+
 def _run_dirs(home: str) -> list[Path]:
     return [path.parent for path in Path(home, "runs").glob("*/result.json")]
 
 
 def _run(home: str) -> float:
     began = time.monotonic()
-    command = [str(Path(sys.executable).with_name("rlhf")), *COMMAND]
+    command = [str(program()), *COMMAND]
     done = subprocess.run(
         command, env=environment() | {"RLHF_HOME": home}, capture_output=True, encoding="utf-8"
     )

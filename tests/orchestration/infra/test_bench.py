@@ -57,6 +57,16 @@ def test_a_quick_run_takes_a_step_of_every_stage_and_writes_it(tmp_path, capsys)
     assert "not measured (--without-trl)" in capsys.readouterr().out
 
 
+def test_the_whole_run_is_started_as_make_run_does(monkeypatch, tmp_path):
+    """Bug: it was started with the Prefect of the stages' environment."""
+    import whole_run
+    from control_environment import python_of_commands
+
+    assert whole_run.program() == python_of_commands().with_name("rlhf")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "stage"))  # no commands around it
+    assert whole_run.program() == Path(sys.executable).with_name("rlhf")
+
+
 def test_padding_is_measured_for_every_kind_of_passes(capsys):
     import padding
 
