@@ -59,6 +59,8 @@ $(READY): $(LOCKS)/control.txt $(LOCKS)/cpu.txt $(LOCKS)/platform.txt
 	$(BIN)/python $(INSTALL) --no-build-isolation --editable .
 	$(VENV)/bin/python $(INSTALL) --editable .
 	$(BIN)/python infra/share_packages.py $(STAGE) $(VENV)
+	$(BIN)/python -m flows.platform.database
+	$(VENV)/bin/python -m flows.platform.database
 	touch $@
 
 # One after the other, as the second lies in the first and a folder that both make fails one of them. pip is what venv writes last.

@@ -1,10 +1,20 @@
-"""Databases of the servers: PostgreSQL, one each for Prefect and MLflow; Prefect's SQLite file."""
+"""Databases of the servers: PostgreSQL, one each for Prefect and MLflow; Prefect's SQLite file.
+
+Prefect makes a new database by more than 100 migrations, which take four seconds. The set-up of a
+clone has that done once (`python -m flows.platform.database`), and a new workspace begins with a
+copy of the empty database.
+"""
 
 import asyncio
 import contextlib
 import importlib.util
+import os
+import secrets
+import shutil
 import sqlite3
+import subprocess
 import sys
+import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +27,7 @@ if TYPE_CHECKING:
 
 DATABASES = {"prefect": "rlhf_prefect", "mlflow": "rlhf_mlflow"}
 DRIVERS = {"prefect": "asyncpg", "mlflow": "psycopg2"}
+CONNECTION = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 MIGRATIONS = "server/database/_migrations/versions/sqlite"  # of Prefect: a file per revision
 
 
@@ -124,3 +135,41 @@ def _revision(file: Path) -> str | None:
     except sqlite3.Error:  # no file, or none that Prefect's server would read
         return None
     return row[0] if row else None
+
+
+def first_database() -> Path:
+    """Return the file of the empty database that was made for the Prefect of this environment."""
+    return Path(sys.prefix, "share", "rlhf", f"prefect-{version('prefect')}.db")
+
+
+def make_first_database() -> None:
+    """Have Prefect make an empty database, and keep it in this environment."""
+    kept = first_database()
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=kept.parent) as home:
+        made = Path(home, "prefect.db")
+        given = {"PREFECT_HOME": home, CONNECTION: f"sqlite+aiosqlite:///{made}"}
+        upgrade = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
+        subprocess.run(upgrade, env=os.environ | given, check=True, stdout=subprocess.DEVNULL)
+        made.replace(kept)
+
+
+def prepare_file(home: Path) -> None:
+    """Give Prefect's folder the empty database where it has none, and check the one that it has.
+
+    Of several at once one copies. Raises BadInput as require_readable does.
+    """
+    require_readable(home)
+    if (home / "prefect.db").exists() or not first_database().exists():
+        return
+    home.mkdir(parents=True, exist_ok=True)
+    copy = home / f".prefect.db.{secrets.token_hex(8)}"
+    # without links, or where another has been faster, the server finds what is there
+    with contextlib.suppress(OSError):
+        shutil.copyfile(first_database(), copy)
+        os.link(copy, home / "prefect.db")
+    copy.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    make_first_database()

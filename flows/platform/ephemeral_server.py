@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.platform import prefect_address
-from flows.platform.database import require_readable
+from flows.platform.database import CONNECTION, prepare_file
 from flows.platform.pages import answers
 from flows.settings import quiet_libraries
 from rlhf_core.errors import RLHFError
@@ -28,7 +28,7 @@ from tasks.execution.guarded_process import GuardedProcess
 
 START_SECONDS = 120.0  # a loaded machine takes 20 and more
 PORTS = range(8000, 9000)
-DATABASES = ("PREFECT_API_DATABASE_CONNECTION_URL", "PREFECT_SERVER_DATABASE_CONNECTION_URL")
+DATABASES = ("PREFECT_API_DATABASE_CONNECTION_URL", CONNECTION)
 NEEDED_LATER = ("mlflow.store.db.utils", "scipy.stats")  # by every run, half a second each
 EPHEMERAL = {
     "PREFECT_UI_ENABLED": "0",
@@ -122,7 +122,7 @@ def _end() -> None:
 
 def _start(settings: dict[str, str]) -> None:
     if not any(name in os.environ for name in DATABASES):
-        require_readable(Path(os.environ["PREFECT_HOME"]))  # set by flows/settings.py
+        prepare_file(Path(os.environ["PREFECT_HOME"]))  # set by flows/settings.py
     port = _free_port()
     application = ("--factory", "prefect.server.api.server:create_app")
     address = ("--host", "127.0.0.1", "--port", str(port))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.platform import prefect_address
-from flows.platform.database import require_readable
+from flows.platform.database import prepare_file
 from rlhf_core.errors import BadInput, RLHFError
 from tasks.execution.guarded_process import GuardedProcess
 from tasks.records.workspace import Workspace
@@ -182,7 +182,7 @@ def serve(
     """
     pages = [mlflow_page(workspace, ports[0]), prefect_page(ports[1])]
     if pages[1].command:
-        require_readable(workspace.prefect)
+        prepare_file(workspace.prefect)
     logs = [workspace.home / f"ui-{page.name.lower()}.log" for page in pages]
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:

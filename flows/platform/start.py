@@ -59,7 +59,7 @@ def up(
         platform, urls = _planned(before, running, wanted, wished)
         write(workspace, platform)
         if "prefect" not in running and "prefect" not in urls:
-            database.require_readable(workspace.prefect)
+            database.prepare_file(workspace.prefect)
         if "mlflow" not in running:
             ensure_tables(urls.get("mlflow") or workspace.own_store)
         started: list[str] = []

@@ -26,6 +26,8 @@ def test_output_is_written_and_libraries_end_before_the_process(last):
     done = ended(
         "def main():\n"
         "    atexit.register(print, 'library ended')\n"
+        "    import gc\n"
+        "    atexit.register(lambda: gc.collect())\n"
         "    print('no end of line', end=' ')\n"
         f"    {last}"
     )

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from rlhf_core.config import Recipe
     from tasks.promotion.aliases import RegistryAliases
 
-if "PREFECT_HOME" not in os.environ:
+# a worker of pytest-xdist inherits that of the process that started it
+if "PREFECT_HOME" not in os.environ or "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="prefect-")
     # registered first, so that it runs after Prefect has ended its server
     atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)

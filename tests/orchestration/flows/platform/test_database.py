@@ -2,12 +2,21 @@
 
 import contextlib
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from command_line import rlhf_process
 
-from flows.platform.database import MIGRATIONS, require_readable
+from flows.platform import database
+from flows.platform.database import (
+    MIGRATIONS,
+    first_database,
+    make_first_database,
+    prepare_file,
+    require_readable,
+)
 from rlhf_core.errors import BadInput
 from rlhf_core.interpreter.installed import package_folder
 
@@ -47,6 +56,37 @@ def test_a_database_of_a_later_prefect_is_refused_with_what_to_do(tmp_path):
     home = database_at("f00f00f00f00", tmp_path / "prefect")
     with pytest.raises(BadInput, match=r"later Prefect than \S+, .*\.venv/bin/rlhf.*RLHF_HOME"):
         require_readable(home)
+
+
+@pytest.fixture
+def kept(tmp_path, monkeypatch) -> Path:
+    """Let the empty database be kept in the test's folder."""
+    monkeypatch.setattr(database, "first_database", lambda: tmp_path / "share" / "first.db")
+    return tmp_path / "share" / "first.db"
+
+
+def tables(home: Path) -> int:
+    with contextlib.closing(sqlite3.connect(home / "prefect.db")) as store:
+        return len(store.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall())
+
+
+def test_a_new_workspace_begins_with_the_empty_database_of_the_set_up(kept, tmp_path):
+    prepare_file(tmp_path / "none")
+    assert not (tmp_path / "none").exists()  # nothing was made: the server makes one
+    make_first_database()
+    assert [file.name for file in kept.parent.iterdir()] == ["first.db"]
+    home = tmp_path / "prefect"
+    with ThreadPoolExecutor(4) as threads:  # as runs that begin at once
+        list(threads.map(prepare_file, [home] * 4))
+    assert tables(home) > 30 and [file.name for file in home.iterdir()] == ["prefect.db"]
+    require_readable(home)
+    database_at(known_revisions()[0], tmp_path / "used")
+    prepare_file(tmp_path / "used")
+    assert tables(tmp_path / "used") == 1  # what is there stays
+
+
+def test_the_set_up_has_made_one_for_the_installed_prefect():
+    assert first_database().name == f"prefect-{version('prefect')}.db" and first_database().exists()
 
 
 def test_a_run_says_so_before_it_starts_a_server(home, recipe_file):
