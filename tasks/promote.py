@@ -72,8 +72,9 @@ def _promoted(
     """Promote the version, or propose it to a separate promoter."""
     try:
         if separate:
-            return propose(registry, version, reason)
-        result = promote_in_turn(registry, PromotionRequest(version=version, reason=reason))
+            result = propose(registry, version, reason)
+        else:
+            result = promote_in_turn(registry, PromotionRequest(version=version, reason=reason))
     except ContestLost as lost:
         result = PromotionResult(model, version, False, str(lost))
     except RLHFError:
@@ -82,7 +83,8 @@ def _promoted(
         raise StageFailed(
             f"the promotion of version {version} of {model} broke off: {brief(error)}"
         ) from error
-    _record_smoke_tests(registry, version)
+    if not separate:  # the copy of a candidate is another version
+        _record_smoke_tests(registry, version)
     return result
 
 
