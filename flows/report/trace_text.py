@@ -52,10 +52,14 @@ def passes(step: dict) -> str:
 
 
 def totals(flow: dict) -> str:
-    """Return time, forward passes and traffic of the whole batch."""
-    ranks = f"{flow['ranks']} rank{'s' if flow['ranks'] > 1 else ''}"
+    """Return time, forward passes and traffic of the whole batch.
+
+    Rank 0 writes the trace: of several ranks it counts its own passes.
+    """
+    several = flow["ranks"] > 1
+    ranks, whose = f"{flow['ranks']} rank{'s' if several else ''}", " of rank 0" if several else ""
     sent = f"{size(flow['bytes_between_ranks'])} sent by a rank to others ({ranks})"
-    return f"{flow['seconds']:.2f} s; forward passes: {passes(flow)}; {sent}"
+    return f"{flow['seconds']:.2f} s; forward passes{whose}: {passes(flow)}; {sent}"
 
 
 def size(count: int) -> str:

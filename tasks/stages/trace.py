@@ -27,18 +27,32 @@ def trace(
     """Trace a batch of the recipe's PPO, or find it traced.
 
     trained: by the policy that ppo made, not by the SFT model. brought, record: as of `inputs`.
-    Raises BadInput for a recipe without PPO or when an earlier stage has not run, and what the
+    Raises BadInput as `require_traceable` does and when an earlier stage has not run, and what the
     stage raises.
     """
-    if not recipe.runs("ppo"):
-        raise BadInput(
-            f"recipe {recipe.name} has align = {recipe.align!r}: there is no PPO batch to trace."
-        )
+    require_traceable(recipe)
     have = inputs(recipe, workspace, brought=brought, record=record)
     given = spec(recipe, have, rows=rows)
     if trained:
         given = with_actor(given, _of(recipe, workspace, ppo.spec(recipe, have)).outputs["model"])
     return run_stage(given, workspace.run_dir(given), distributed=recipe.distributed)
+
+
+def require_traceable(recipe: Recipe) -> None:
+    """Raise BadInput for a recipe without PPO, and for ranks that a person starts elsewhere."""
+    if not recipe.runs("ppo"):
+        raise BadInput(
+            f"recipe {recipe.name} has align = {recipe.align!r}: there is no PPO batch to trace."
+        )
+    distributed = recipe.distributed
+    others = list(distributed.hosts)[1:]
+    if distributed.launcher == "by_hand" and others:
+        raise BadInput(
+            f"rlhf trace with distributed.launcher 'by_hand' would wait for ranks on"
+            f" {', '.join(others)}, for which nothing prints a command; expected ranks that it"
+            " starts itself. Set the launcher to 'pdsh' or 'ray', or trace on this host alone:"
+            " --set distributed.hostfile=none."
+        )
 
 
 def spec(recipe: Recipe, have: Artifacts, *, rows: int) -> StageSpec[TraceStageConfig]:

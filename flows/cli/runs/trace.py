@@ -152,15 +152,18 @@ def _traced(name: str, settings: list[str], rows: int, trained: bool) -> "tuple[
     Raises what the stages raise.
     """
     from flows.display.run import run_recipe
+    from rlhf_core.config import load_recipe
+    from tasks.stages.trace import require_traceable
 
+    loaded = load_recipe(name, settings)
+    require_traceable(loaded)
     ran = run_recipe(name, settings, (None, "reward"))
     raise_error(ran)
-    from rlhf_core.config import load_recipe
     from tasks.promotion.rival import models_brought
     from tasks.records.workspace import Workspace
     from tasks.stages.trace import trace as run_trace
 
-    loaded, workspace = load_recipe(name, settings), Workspace.here()
+    workspace = Workspace.here()
     brought = models_brought(loaded, workspace)
     with _progress("trace: one PPO batch ..."):
         done = run_trace(

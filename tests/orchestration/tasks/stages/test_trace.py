@@ -8,7 +8,7 @@ from rlhf_core.rundir import Artifact, StageResult
 from rlhf_core.stage_catalogue import PREPARE
 from tasks.records.run_record import Record, StageRecord
 from tasks.records.workspace import Workspace
-from tasks.stages.trace import inputs
+from tasks.stages.trace import inputs, require_traceable
 
 
 def test_a_stage_is_found_where_its_run_has_it(tmp_path):
@@ -29,3 +29,17 @@ def test_a_stage_is_found_where_its_run_has_it(tmp_path):
     assert [artifact.path for artifact in have.values()] == [place / "model"]
     with pytest.raises(BadInput, match="stage prepare of recipe quickstart has not been run"):
         inputs(recipe, workspace, (PREPARE,))
+
+
+def test_ranks_that_nothing_would_start_are_refused(tmp_path):
+    """The trace has no --print-launch, so it would wait for them for ever."""
+    hostfile = tmp_path / "hosts"
+    hostfile.write_text("a slots=1\nb slots=1\n", encoding="utf-8")
+    hosts = [f"distributed.hostfile={hostfile}", "distributed.master_addr=a"]
+    by_hand = [*hosts, "distributed.launcher=by_hand"]
+    with pytest.raises(BadInput, match="'by_hand' would wait for ranks on b, for which nothing"):
+        require_traceable(load_recipe("quickstart", by_hand))
+    for settings in (hosts, ["distributed.ranks=2"], []):
+        require_traceable(load_recipe("quickstart", settings))
+    with pytest.raises(BadInput, match="align = 'dpo': there is no PPO batch to trace"):
+        require_traceable(load_recipe("quickstart-dpo", []))

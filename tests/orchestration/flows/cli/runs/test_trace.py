@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from flows.report.heatmap import scale, strength, trace_page
-from flows.report.trace_text import shape, size, trace_lines, visible
+from flows.report.trace_text import shape, size, totals, trace_lines, visible
 from rlhf_core.ppo.trace.meanings import AXES, QUANTITIES
 from tasks.execution import stage_process
 from tasks.records.run_record import Record, StageRecord
@@ -132,6 +132,13 @@ def recipe_file(recipe_file, tmp_path, command, monkeypatch, flow, tokens) -> Pa
         (program.parent / f"{name}.json").write_text(json.dumps(content))
     monkeypatch.setattr(stage_process, "COMMAND", (sys.executable, str(program)))
     return recipe_file
+
+
+def test_of_several_ranks_the_passes_are_those_of_rank_0(flow):
+    sent = "2 KiB sent by a rank to others (2 ranks)"
+    assert totals(flow) == f"0.25 s; forward passes of rank 0: actor 2, critic 2; {sent}"
+    one = totals(flow | {"ranks": 1, "bytes_between_ranks": 0})
+    assert "; forward passes: actor 2, critic 2; " in one and one.endswith("(1 rank)")
 
 
 def started(home: Path) -> list[str]:
