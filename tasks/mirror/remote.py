@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf_core.buckets import (
+    CREDENTIALS,
     file_system,
     is_absent,
     is_address,
@@ -17,6 +18,7 @@ from rlhf_core.buckets import (
 )
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import write_atomically
+from tasks.mirror.azure_token import require_token
 from tasks.records.workspace import TEMPLATE_DATE, Workspace
 
 VARIABLE = "RLHF_REMOTE"
@@ -50,6 +52,7 @@ class Remote:
         Raises BadInput where the store refuses. A store that does not answer costs a warning.
         """
         try:
+            require_token(self.files)
             self.files.pipe_file(f"{self.root}/{MARK}", json.dumps({"format": 1}).encode())
         except Exception as error:
             if is_absent(error) or is_refused(error) or lacks_credentials(error):
@@ -75,6 +78,12 @@ class Remote:
             self.files.pipe_file(there, here.read_bytes())
 
     def _refused(self, error: BaseException) -> BadInput:
+        if lacks_credentials(error):
+            places = CREDENTIALS.get(self.address.partition("://")[0], "those of the store")
+            return BadInput(
+                f"{VARIABLE} is {self.address}, and there are no credentials ({reason(error)});"
+                f" expected {places}. Set them, or unset {VARIABLE}."
+            )
         return BadInput(
             f"{VARIABLE} is {self.address}, which cannot be written ({reason(error)}); expected a"
             " bucket that is there and that your credentials may write. Correct it, or unset it."

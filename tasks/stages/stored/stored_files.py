@@ -29,6 +29,7 @@ from rlhf_core.buckets import (
 from rlhf_core.digest import digest_json
 from rlhf_core.errors import BadInput, StageFailed
 from rlhf_core.rundir import write_atomically
+from tasks.mirror.azure_token import require_token
 from tasks.records.workspace import Workspace, home_folder
 
 ALLOWED = "RLHF_ALLOWED_BUCKETS"  # addresses, a comma between them; beside RLHF_ALLOWED_ROOTS
@@ -71,6 +72,7 @@ def listed(field: str, address: str) -> StoredFiles:
     _require_allowed(field, address)
     files, root = file_system(field, address)
     with _explained(field, address):
+        require_token(files)
         files.invalidate_cache()
         base, rest, infos = _found(files, root)
     objects = tuple(sorted(_objects(base, infos), key=lambda one: one.name))

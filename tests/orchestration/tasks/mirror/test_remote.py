@@ -1,6 +1,7 @@
 """RLHF_REMOTE: what it may be, and a bucket of a real S3 server that refuses or is away."""
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from mirrored_runs import NAME, SPEC, content, finished_run, remote_in
 from s3_server import forget_clients
 
@@ -58,6 +59,37 @@ def test_missing_credentials_are_refused(bucket, monkeypatch, tmp_path):
     forget_clients()
     with pytest.raises(BadInput, match="NoCredentialsError"):
         Remote.here().require_usable()
+
+
+class ClientAuthenticationError(Exception):
+    """What Azure's client raises without credentials; its package is not locked."""
+
+
+class NoToken:
+    """Azure's credentials where none is found."""
+
+    def get_token(self, scope: str) -> str:
+        raise ClientAuthenticationError(f"no token for {scope}\nAttempted credentials: ...")
+
+
+class AzureFiles(MemoryFileSystem):
+    """A store that takes tokens, as adlfs."""
+
+    sync_credential = NoToken()
+    store: dict = {}  # noqa: RUF012 its own, not that of every file system in memory
+
+
+def test_missing_credentials_of_azure_are_found_before_its_store_is_asked():
+    """Bug: the store's client asked for them four times in 80 seconds."""
+    files = AzureFiles(skip_instance_cache=True)
+    with pytest.raises(BadInput) as refused:
+        Remote("az://team/rlhf", files, "/team/rlhf").require_usable()
+    found = "ClientAuthenticationError: no token for https://storage.azure.com/.default"
+    assert f"there are no credentials ({found}); expected AZURE_STORAGE_CONN" in str(refused.value)
+    assert not files.store
+    files.sync_credential = None  # an account key needs no token
+    Remote("az://team/rlhf", files, "/team/rlhf").require_usable()
+    assert list(files.store) == ["/team/rlhf/rlhf-remote.json"]
 
 
 def test_a_server_that_is_away_costs_a_warning_without_a_secret(bucket, monkeypatch, caplog):
