@@ -1,7 +1,7 @@
 """Held-out splits without the prompts that a model which takes part was trained on."""
 
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from rlhf_core.rundir import Artifact
 from rlhf_core.stage_catalogue import EVALUATE, NEW_HELDOUT, PREPARE, SFT, STAGES, UNSEEN, Stage
 from tasks.leakage.training_data import Origins
 from tasks.records.heldout_check import HeldoutCheck, brief_reasons
+from tasks.records.workspace import Workspace
 from tasks.run_context import RunContext
 from tasks.stages.contract import spec_of
 from tasks.stages.spec import Artifacts
@@ -34,7 +35,32 @@ class Found:
     check: HeldoutCheck
 
 
+@dataclass(frozen=True)
+class Search:
+    """One who searches: a run, or the plan of one.
+
+    client: MLflow's, asked for only where the workspace does not know a model. is_behind: is told
+    that MLflow has not answered.
+    """
+
+    recipe: Recipe
+    workspace: Workspace
+    client: "Callable[[], MlflowClient]"
+    is_behind: Callable[[Exception], None]
+
+
 def without_leaks(context: RunContext, stage: Stage, have: Artifacts) -> Found | None:
+    """Search for a run, as `search_leaks` does."""
+
+    def is_behind(error: Exception) -> None:
+        if not context.tracker.problem:
+            context.tracker.is_behind(error)
+
+    client = partial(_client, context)
+    return search_leaks(Search(context.recipe, context.workspace, client, is_behind), stage, have)
+
+
+def search_leaks(context: Search, stage: Stage, have: Artifacts) -> Found | None:
     """Return the stage's held-out splits without the training prompts of its models.
 
     None for a stage that measures no model on held-out data, and where every model is known to be
@@ -87,13 +113,13 @@ TrainedPrompts = dict[str, dict[str, set[str]]]
 
 
 def _training_prompts(
-    context: RunContext, models: dict[str, Artifact], own: set[tuple[str, str]], check: HeldoutCheck
+    context: Search, models: dict[str, Artifact], own: set[tuple[str, str]], check: HeldoutCheck
 ) -> TrainedPrompts:
     """Return the prompts that each model was trained on beside this run's own.
 
     Note in `check` whose training data are known, and why others are not.
     """
-    origins = Origins(context.workspace, partial(_client, context))
+    origins = Origins(context.workspace, context.client)
     trained: TrainedPrompts = {}
     for name, model in models.items():
         trained[name], reasons, some = trained_prompts(origins, model.digest, own)
@@ -102,8 +128,8 @@ def _training_prompts(
         if reasons and some:
             check.known_in_part.append(name)
     check.known += sorted(set(models) - set(check.unknown))
-    if origins.mlflow_error and not context.tracker.problem:
-        context.tracker.is_behind(origins.mlflow_error)
+    if origins.mlflow_error:
+        context.is_behind(origins.mlflow_error)
     return trained
 
 
@@ -154,11 +180,7 @@ def forbidden_prompts(trained: TrainedPrompts, heldout: str) -> dict[str, set[st
 
 
 def _kept(
-    context: RunContext,
-    split: Artifact,
-    trained: dict[str, set[str]],
-    check: HeldoutCheck,
-    name: str,
+    context: Search, split: Artifact, trained: dict[str, set[str]], check: HeldoutCheck, name: str
 ) -> Artifact | None:
     """Return the split without leaked prompts, None without any; note the counts in `check`."""
     if not any(trained.values()):

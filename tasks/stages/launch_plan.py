@@ -2,13 +2,13 @@
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from rlhf_core.config import Recipe
 from rlhf_core.config.stage_configs import StageConfig
 from rlhf_core.rundir import StageSpec, read_result
-from rlhf_core.stage_catalogue import LEARNING, STAGES
+from rlhf_core.stage_catalogue import LEARNING, SFT, STAGES, Stage
 from tasks.execution import launcher, stage_process
 from tasks.records.workspace import Workspace
 from tasks.stages.contract import check_paths, outputs_of, spec_of
@@ -50,11 +50,14 @@ class Launch:
 
 
 def launches(
-    recipe: Recipe, workspace: Workspace, brought: Artifacts | None = None
+    recipe: Recipe,
+    workspace: Workspace,
+    brought: Artifacts | None = None,
+    added: Callable[[Stage, Artifacts], Artifacts] = lambda stage, have: {},
 ) -> Iterator[Launch]:
     """Yield every stage of the recipe, in order. Raises BadInput as a run would at its start.
 
-    brought: artifacts that no stage makes, as of RunContext.
+    brought: artifacts that no stage makes, as of RunContext. added: what a run adds before a stage.
     """
     check_paths(recipe)
     have = dict(brought or {})
@@ -65,14 +68,16 @@ def launches(
         if not known:
             yield _launch(recipe, _unknown(recipe, name), UNKNOWN, finished=False)
             continue
-        spec = spec_of(stage, recipe, have)
+        before = have | added(stage, have)
+        spec = spec_of(stage, recipe, before)
         result = read_result(workspace.run_dir(spec)) if spec else None
         if spec:
             folder = str(workspace.run_dir(spec))
             yield _launch(recipe, spec, folder, finished=result is not None)
         known = spec is None or result is not None
         if known:
-            have |= outputs_of(stage, recipe, result)
+            # after SFT the flow gives the splits of validate again
+            have = (have if stage == SFT else before) | outputs_of(stage, recipe, result)
 
 
 def _unknown(recipe: Recipe, name: str) -> StageSpec:

@@ -51,11 +51,13 @@ def _print_launches(recipe: Recipe, as_json: bool) -> None:
     from dataclasses import asdict
 
     quiet_libraries()
+    from tasks.leakage.planned import added_by_run
     from tasks.promotion.rival import models_brought
     from tasks.stages.launch_plan import launches
 
     workspace = Workspace.here()
-    found = list(launches(recipe, workspace, models_brought(recipe, workspace)))
+    brought = models_brought(recipe, workspace)
+    found = list(launches(recipe, workspace, brought, added_by_run(recipe, workspace)))
     if as_json:
         print_json([asdict(launch) for launch in found])
         return
