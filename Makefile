@@ -11,7 +11,7 @@ INSTALL := -m pip install --quiet --no-deps
 WORKERS ?= 2
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test test-slow learning-curves bench bench-data docs setup control control-packages stage-packages lock lint format clean
+.PHONY: run test test-slow learning-curves bench bench-data docs setup control control-packages platform-packages stage-packages lock lint format clean
 
 run: $(READY)
 	$(RLHF) run quickstart
@@ -55,7 +55,7 @@ lock:
 $(READY): $(LOCKS)/control.txt $(LOCKS)/cpu.txt $(LOCKS)/platform.txt
 	@test ! -d $(VENV)/lib/python3.11/site-packages/torch || { echo "$(VENV) is of an earlier release, which had one" \
 	"environment; expected commands without torch there, and the stages in $(STAGE). Remove it (rm -r $(VENV)), and try again." >&2; exit 2; }
-	$(MAKE) --no-print-directory --jobs=2 control-packages stage-packages
+	$(MAKE) --no-print-directory --jobs=2 platform-packages stage-packages
 	$(BIN)/python $(INSTALL) --no-build-isolation --editable .
 	$(VENV)/bin/python $(INSTALL) --editable .
 	$(BIN)/python infra/share_packages.py $(STAGE) $(VENV)
@@ -73,9 +73,11 @@ $(BIN)/pip: | $(VENV)/bin/pip
 control-packages: | $(VENV)/bin/pip
 	$(VENV)/bin/python $(INSTALL) --no-compile -r $(LOCKS)/control.txt
 
+platform-packages: control-packages
+	$(VENV)/bin/python $(INSTALL) --upgrade --target $(VENV)/platform -r $(LOCKS)/platform.txt
+
 stage-packages: | $(BIN)/pip
 	$(BIN)/python $(INSTALL) -r $(LOCKS)/cpu.txt
-	$(BIN)/python $(INSTALL) --upgrade --target $(STAGE)/platform -r $(LOCKS)/platform.txt
 	$(BIN)/python -m rlhf_core.engine.warmup
 
 lint: $(READY)

@@ -22,6 +22,6 @@ unset value
 
 case "${1:-}" in
     worker) shift; exec prefect worker start --with-healthcheck "$@" ;;
-    stage) shift; exec python -m rlhf_core "$@" ;;
+    stage) shift; exec "$RLHF_STAGE_PYTHON" -m rlhf_core "$@" ;;
     *) exec "$@" ;;
 esac

@@ -12,7 +12,7 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from pydantic import SecretStr
 
 from flows.platform.services import HEARTBEAT_SECONDS
-from flows.schedule.deploy import require_server
+from flows.schedule.server import require_server
 from rlhf_core.errors import BadInput
 from tasks.promotion import announce
 

@@ -23,13 +23,12 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import DeploymentApplyError, RunnerDeployment
 from prefect.events import DeploymentEventTrigger
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL
 from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
 from flows.pipeline import pipeline
-from flows.platform.pages import NO_ACCOUNT, refuses_account
 from flows.schedule.labels import WantedLabels, look_for_labels, require_labels
+from flows.schedule.server import require_server
 from flows.schedule.watch import data_name, remember_digest, watch, watched
 from rlhf_core.buckets import is_address
 from rlhf_core.config import Recipe, load_recipe
@@ -63,30 +62,6 @@ class DeploymentOptions:
     on_promotion: tuple[str, ...] = ()  # registered models
     on_labels: WantedLabels | None = None
     directory: str | None = None
-
-
-def require_server() -> None:
-    """Raise BadInput unless a Prefect server is configured, answers and takes the account."""
-    url = PREFECT_API_URL.value()
-    if not url:
-        raise BadInput(
-            "there is no Prefect server: start one with rlhf up, or set PREFECT_API_URL."
-        )
-    try:
-        with get_client(sync_client=True) as client:
-            problem = client.api_healthcheck()
-            if not problem:
-                client.read_flows(limit=1)  # the health check needs no account
-    except Exception as error:
-        if refuses_account(error):
-            raise BadInput(NO_ACCOUNT.format(url=url)) from error
-        problem = error
-    if problem:
-        raise BadInput(
-            f"the Prefect server at {url} does not answer; start it (rlhf up), or set"
-            " PREFECT_API_URL.",
-            code="RLHF-S004",
-        )
 
 
 def deploy(name: str, settings: list[str], wanted: DeploymentOptions) -> list[RunnerDeployment]:

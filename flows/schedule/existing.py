@@ -10,7 +10,7 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound
 from prefect.variables import Variable
 
-from flows.schedule.deploy import require_server
+from flows.schedule.server import require_server
 from flows.schedule.watch import data_name, variable_of
 from rlhf_core.errors import BadInput
 

@@ -19,8 +19,8 @@ from prefect.client.schemas.schedules import SCHEDULE_TYPES, CronSchedule, Inter
 from prefect.client.schemas.sorting import FlowRunSort
 from rich.table import Table
 
-from flows.schedule.deploy import require_server
 from flows.schedule.existing import existing
+from flows.schedule.server import require_server
 
 COLUMNS = ("deployment", "schedule", "starts on", "next run", "latest run", "state", "pool")
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from prefect import serve as prefect_serve
 
-from flows.schedule.deploy import DeploymentOptions, build_deployments, require_server
+from flows.schedule.deploy import DeploymentOptions, build_deployments
+from flows.schedule.server import require_server
 from rlhf_core.config import load_recipe
 from rlhf_core.errors import BadInput
 from tasks.execution import concurrency

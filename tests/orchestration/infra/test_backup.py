@@ -4,13 +4,13 @@ import contextlib
 import os
 import sqlite3
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg2
 import pytest
+from control_environment import python_of_commands, with_platform
 from object_store import object_store
 from postgres import postgres
 
@@ -231,8 +231,8 @@ def store():
 
 
 def objects(what: str, tar: Path, **variables: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"PYTHONPATH": str(Path(sys.prefix) / "platform")} | variables
-    command = [sys.executable, str(INFRA / "objects.py"), what]
+    environment = with_platform() | variables
+    command = [python_of_commands(), str(INFRA / "objects.py"), what]
     with tar.open("rb" if what == "restore" else "wb") as file:
         given = (
             {"stdin": file, "stdout": subprocess.PIPE} if what == "restore" else {"stdout": file}
@@ -253,9 +253,8 @@ def test_a_buckets_objects_come_back_byte_for_byte_and_only_into_an_empty_bucket
 @pytest.mark.slow
 def test_backup_and_restore_take_the_artifacts_from_an_object_store(server, store, tmp_path):
     buckets, variables = store
-    program = (
-        f"env PYTHONPATH={Path(sys.prefix) / 'platform'} {sys.executable} {INFRA / 'objects.py'}"
-    )
+    platform = with_platform()["PYTHONPATH"]
+    program = f"env PYTHONPATH={platform} {python_of_commands()} {INFRA / 'objects.py'}"
     environment = server | variables | {"RLHF_PG": "", "RLHF_OBJECTS": program}
     backup = saved(tmp_path / "backups", **environment)
     kept = buckets["mlflow"].copy()

@@ -133,7 +133,7 @@ def test_what_the_commands_set_is_read_by_the_chart_and_made_for_every_pool():
 
 
 def test_the_images_are_of_the_locked_release():
-    locked = read_lock(INFRA / "requirements" / "cpu.txt")["prefect"]
+    locked = read_lock(INFRA / "requirements" / "control.txt")["prefect"]
     assert VALUES[SERVER]["global"]["prefect"]["image"]["prefectTag"] == f"{locked}-python3.11"
     assert VALUES[WORKER]["worker"]["image"]["prefectTag"] == f"{locked}-python3.11-kubernetes"
 

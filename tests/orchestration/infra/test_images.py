@@ -79,10 +79,22 @@ def test_every_package_is_installed_from_a_lock_file_without_a_resolver():
         for part in rest.split("&&")
         if re.search(r"\bpip install\b", part)
     ]
-    assert len(installs) == 4
+    # the two environments' packages, and the project's wheel in both
+    assert len(installs) == 1 + 2 * 3
     assert all("--no-deps" in part for part in installs)
     locks = set(re.findall(r"--requirement (\S+)", TEXT))
-    assert locks == {f"infra/requirements/{name}.txt" for name in ("cpu", "gpu", "platform")}
+    names = ("control", "cpu", "gpu", "platform")
+    assert locks == {f"infra/requirements/{name}.txt" for name in names}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_stages_have_an_environment_of_their_own_where_the_program_looks_for_it(target):
+    own = "/opt/rlhf/.venv/stage/bin/python"
+    ((_, variables),) = [each for each in stages()["base"] if each[0] == "ENV"]
+    assert f"RLHF_STAGE_PYTHON={own} " in variables and "PATH=/opt/rlhf/.venv/bin:" in variables
+    runs = [part for word, rest in stages()[target] if word == "RUN" for part in rest.split("&&")]
+    places = [part.split()[0] for part in runs if f"{target}.txt" in part or "*.whl" in part]
+    assert places == [".venv/stage/bin/pip", ".venv/bin/pip", ".venv/stage/bin/pip"]
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -90,7 +102,7 @@ def test_an_image_whose_torch_cannot_be_imported_is_not_made(target):
     install = next(
         rest for word, rest in stages()[target] if word == "RUN" and f"{target}.txt" in rest
     )
-    assert install.split("&&")[-1].strip() == "python -c 'import torch'"
+    assert install.split("&&")[-1].strip() == ".venv/stage/bin/python -c 'import torch'"
 
 
 def test_the_index_of_cpu_builds_can_be_given_to_the_build_and_stays_out_of_the_image():
@@ -117,12 +129,11 @@ def test_every_entry_of_a_lock_file_is_an_exact_version_with_digests_and_named_o
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize("lock", ["cpu", "gpu"])
-def test_the_platforms_packages_stand_in_no_other_lock(lock):
+def test_the_platforms_packages_are_beside_those_of_the_commands():
     def names(name: str) -> set[str]:
         return set(read_lock(ROOT / "infra" / "requirements" / f"{name}.txt"))
 
-    assert not names("platform") & names(lock)
+    assert not names("platform") & names("control")
 
 
 def test_everything_that_is_copied_exists_and_is_tracked():
@@ -172,11 +183,12 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture
 def programs(tmp_path) -> dict[str, str]:
-    """Make a PATH on which `prefect` and `python` print their arguments."""
-    for name in ("prefect", "python"):
+    """Make `prefect` and a Python of the stages that print their arguments."""
+    for name in ("prefect", "stage-python"):
         (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
         (tmp_path / name).chmod(0o755)
-    return {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    return {"PATH": path, "RLHF_STAGE_PYTHON": str(tmp_path / "stage-python")}
 
 
 def test_the_word_worker_starts_a_worker_and_the_word_stage_a_stage(programs):
@@ -186,7 +198,7 @@ def test_the_word_worker_starts_a_worker_and_the_word_stage_a_stage(programs):
     )
     assert (
         run("stage", "sft", "spec.json", "dir", **programs).stdout
-        == "python -m rlhf_core sft spec.json dir\n"
+        == "stage-python -m rlhf_core sft spec.json dir\n"
     )
 
 

@@ -1,7 +1,6 @@
 """infra/k8s against Kubernetes' published schemas and a pod made by Prefect's worker, offline."""
 
 import json
-import os
 import runpy
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 import kubernetes_validate
 import pytest
 import yaml
+from control_environment import python_of_commands, with_platform
 
 from tasks.mirror.remote import VARIABLE as REMOTE_VARIABLE
 from tasks.tracking.client import PAGE_VARIABLE
@@ -93,10 +93,9 @@ def rendered() -> dict[str, dict]:
     wanted = {name: [pool, {}] for name, pool in POOLS.items()} | {
         f"{name}*": [pool, CHANGED] for name, pool in POOLS.items()
     }
-    environment = os.environ | {"PYTHONPATH": str(Path(sys.prefix) / "platform")}
-    command = [sys.executable, "-c", RENDER]
+    command = [python_of_commands(), "-c", RENDER]
     done = subprocess.run(
-        command, input=json.dumps(wanted), env=environment, capture_output=True, text=True
+        command, input=json.dumps(wanted), env=with_platform(), capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

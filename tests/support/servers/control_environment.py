@@ -1,5 +1,6 @@
 """The environment of the commands of a clone, beside that of these tests."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -13,3 +14,8 @@ def python_of_commands() -> Path:
         " make test, or .venv/stage/bin/python -m pytest"
     )
     return found
+
+
+def with_platform() -> dict[str, str]:
+    """Return the environment variables by which it finds what the images hold besides."""
+    return {**os.environ, "PYTHONPATH": str(python_of_commands().parents[1] / "platform")}
