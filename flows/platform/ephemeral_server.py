@@ -68,7 +68,12 @@ def for_runs() -> Iterator[None]:
     Raises RLHFError where the own server does not start, BadInput where it cannot read the
     workspace's flow runs.
     """
-    from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+    from prefect.settings import (
+        PREFECT_API_URL,
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+        get_current_settings,
+        temporary_settings,
+    )
 
     from tasks.execution.prefect_server import lasting_server, note_own
 
@@ -85,7 +90,8 @@ def for_runs() -> Iterator[None]:
     _wait(server)
     atexit.unregister(_end)  # its guard ends it after this process, which need not wait
     note_own(server.url)
-    with temporary_settings({PREFECT_API_URL: server.url}):
+    # the server ends with the run: nobody waits for heartbeats, whose thread sleeps whole seconds
+    with temporary_settings({PREFECT_API_URL: server.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield
 
 
