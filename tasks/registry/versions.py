@@ -83,6 +83,12 @@ def version_with_digest(client: MlflowClient, model: str, digest: str) -> ModelV
     return min(found, key=lambda version: int(version.version)) if found else None
 
 
+def is_taken(client: MlflowClient, model: LoggedModel, name: str) -> bool:
+    """Return True if a version of another registered model has its files with a logged model."""
+    found = client.search_model_versions(f"source_path = '{model.artifact_location}'")
+    return any(version.name != name for version in found)
+
+
 def location_of(version: ModelVersion) -> str:
     """Return the address of a version's files."""
     assert version.source is not None  # given when a version is created

@@ -246,10 +246,12 @@ class Forwarder:
             traces = VerdictTraces(self.client, self._experiment_id, run.run_id, judge, when)
             traces.store(result, stage.run_dir)
 
-    def _logged_model(self, stage: StageRecord, artifact: Artifact) -> LoggedModel:
+    def _logged_model(
+        self, stage: StageRecord, artifact: Artifact, registered_as: str | None = None
+    ) -> LoggedModel:
         """Return the logged model of these bytes, an output of the stage's run and its parent."""
         run = self._run_of(stage)
-        model = run.logged_model(self._experiment_id, stage.stage, artifact)
+        model = run.logged_model(self._experiment_id, stage.stage, artifact, registered_as)
         for writer in (run, self._parent):
             writer.log_output(model)
         return model
@@ -264,7 +266,7 @@ class Forwarder:
         stage = self.record.stage(registration.stage)
         assert stage is not None  # a model is registered once its stage has ended
         run = self._run_of(stage)
-        model = self._logged_model(stage, registration.artifact)
+        model = self._logged_model(stage, registration.artifact, registration.model)
         with versions.long_timeout():
             versions.store_model(self.client, model, registration)
         tags = registration.tags | {

@@ -19,6 +19,7 @@ from mlflow.entities import (
 
 from rlhf_core.data.splits import SPLITS, is_source
 from rlhf_core.rundir import Artifact
+from tasks.registry import versions
 from tasks.tracking.rendering import table_columns
 
 BATCH = 100  # parameters or tags in one request; MLflow's limit
@@ -85,16 +86,22 @@ class RunWriter:
             if is_report or (path / "index.html").exists():
                 self.log_path(path.name, path)
 
-    def logged_model(self, experiment_id: str, name: str, artifact: Artifact) -> LoggedModel:
+    def logged_model(
+        self, experiment_id: str, name: str, artifact: Artifact, registered_as: str | None = None
+    ) -> LoggedModel:
         """Return the logged model of these bytes, created as a model of this run when absent.
 
-        Its weights stay where they are until the model is registered.
+        Its weights stay where they are until the model is registered. registered_as: a registered
+        model, whose versions share no files with those of another: their records differ.
         """
         found = self.client.search_logged_models(
-            [experiment_id], f"tags.digest = '{artifact.digest}'"
+            [experiment_id],
+            f"tags.digest = '{artifact.digest}'",
+            order_by=[{"field_name": "creation_timestamp", "ascending": True}],
         )
-        if found:
-            return found[0]
+        for model in found:
+            if registered_as is None or not versions.is_taken(self.client, model, registered_as):
+                return model
         model = self.client.create_logged_model(
             experiment_id,
             name=name,

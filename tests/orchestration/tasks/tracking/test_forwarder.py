@@ -246,6 +246,33 @@ def test_registered_weights_are_hard_links(home, tmp_path, command):
     )
 
 
+def test_the_same_bytes_under_two_names_share_no_files(home, tmp_path):
+    """Else the records of the one that registers last are those of the other too."""
+    workspace, weights = Workspace(home), tmp_path / "model"
+    weights.mkdir()
+    (weights / "weights").write_text("w")
+    artifact, run = Artifact.of(weights), RunDir(workspace.runs / "reward-x")
+    (run.path / "result.json").write_text(
+        StageResult(stage="reward", digest="d", seconds=1.0).model_dump_json()
+    )
+    for name in ("one", "two", "one", "two"):
+        tracker = Tracker(workspace, Record.new(workspace, RECIPE))
+        tracker.stage_started("reward", run.path, cached=True)
+        tracker.stage_ended("reward", status="FINISHED")
+        model = f"{name}-reward"
+        tracker.register(
+            Registration(model=model, stage="reward", artifact=artifact, tags={}, card=name)
+        )
+        tracker.end("FINISHED")
+        assert not tracker.problem
+    found = [tracker.client.get_model_version(f"{name}-reward", "1") for name in ("one", "two")]
+    assert len(tracker.client.search_model_versions()) == len({one.source for one in found}) == 2
+    for version in found:
+        folder = packaging.local_folder(version.source)
+        versions.require_digests(folder, version)
+        assert (folder / "README.md").read_text() == version.name.removesuffix("-reward")
+
+
 def test_asking_another_store_leaves_the_workspace_with_its_own(
     home, tmp_path, empty_store, monkeypatch
 ):
