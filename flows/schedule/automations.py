@@ -12,6 +12,7 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from pydantic import SecretStr
 
 from flows.platform.services import HEARTBEAT_SECONDS
+from flows.schedule.notify_target import is_address, require_form
 from flows.schedule.server import require_server
 from rlhf_core.errors import BadInput
 from tasks.promotion import announce
@@ -46,10 +47,12 @@ def notify(target: str) -> list[str]:
 
     target: a URL that takes POST requests with JSON, or 'BLOCK-TYPE/NAME', a notification block of
     Prefect's (Slack, Teams, mail, PagerDuty ...). Replaces what an earlier call set up. Raises
-    BadInput for a block that does not exist.
+    what require_target raises.
     """
     require_server()
-    block, is_hook = (_webhook(target), True) if "://" in target else (_block(target), False)
+    require_target(target)
+    is_hook = is_address(target)
+    block = _webhook(target) if is_hook else _block(target)
     for occasion, event in OCCASIONS.items():
         about_model = event in ABOUT_MODELS
         match = {"prefect.resource.id": "rlhf.model.*"} if about_model else RUN
@@ -67,6 +70,13 @@ def notify(target: str) -> list[str]:
             )
         )
     return [_name(occasion) for occasion in OCCASIONS]
+
+
+def require_target(target: str) -> None:
+    """Raise BadInput for an address that takes no POST request, or for a block that is missing."""
+    require_form(target)
+    if not is_address(target):
+        _block(target)
 
 
 def detect_crashes() -> None:
@@ -113,11 +123,6 @@ def _action(block: UUID, is_hook: bool, occasion: str, about_model: bool) -> Act
 
 def _webhook(url: str) -> UUID:
     """Create the block that keeps the URL; Prefect encrypts it, because it may hold a token."""
-    if not url.startswith(("http://", "https://")):
-        raise BadInput(
-            "--notify takes an http or https address, or the name of a Prefect block, e.g."
-            " slack-webhook/team."
-        )
     saved = Webhook(method="POST", url=SecretStr(url)).save(BLOCK, overwrite=True)
     assert isinstance(saved, UUID)  # a coroutine only inside an event loop
     return saved
@@ -130,8 +135,8 @@ def _block(name: str) -> UUID:
     matching = [item.id for item in found if item.block_type and item.block_type.slug == kind]
     if not matching:
         raise BadInput(
-            f"there is no Prefect block {name!r}; make one on Prefect's page, or give an http"
-            " address."
+            f"--notify: there is no Prefect block {name!r}; make one on Prefect's page, or give an"
+            " http address."
         )
     return matching[0]
 

@@ -27,6 +27,7 @@ from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
 from flows.pipeline import pipeline
+from flows.schedule import automations
 from flows.schedule.labels import WantedLabels, look_for_labels, require_labels
 from flows.schedule.server import require_server
 from flows.schedule.watch import data_name, remember_digest, watch, watched
@@ -62,6 +63,7 @@ class DeploymentOptions:
     on_promotion: tuple[str, ...] = ()  # registered models
     on_labels: WantedLabels | None = None
     directory: str | None = None
+    notify: str | None = None  # an http address, or a Prefect block
 
 
 def deploy(name: str, settings: list[str], wanted: DeploymentOptions) -> list[RunnerDeployment]:
@@ -90,9 +92,12 @@ def checked(
 ) -> tuple[Recipe, DeploymentOptions]:
     """Return the recipe and the options, with the folder in which runs of the pool start.
 
-    Raises BadInput without a server or pool, ConfigError for a bad recipe.
+    Raises BadInput without a server or pool and for a bad target of notifications, ConfigError for
+    a bad recipe.
     """
     require_server()
+    if wanted.notify is not None:
+        automations.require_target(wanted.notify)
     recipe = load_recipe(name, settings)
     if wanted.pool:
         wanted = replace(wanted, directory=_directory(_pool(wanted.pool), wanted.directory))

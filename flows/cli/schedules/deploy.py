@@ -98,14 +98,14 @@ def deploy(
         )
     labels = deployments.WantedLabels(on_labels, min_new, min_alpha) if on_labels else None
     wanted = deployments.DeploymentOptions(
-        name, pool, cron, timezone, paused, paths, every, models, labels, directory
+        name, pool, cron, timezone, paused, paths, every, models, labels, directory, notify
     )
     if dry_run:
         _print_preview(recipe, settings or [], wanted, as_json)
         return
     made = deployments.deploy(recipe, settings or [], wanted)
     automations.detect_crashes()
-    if notify:
+    if notify is not None:
         automations.notify(notify)
     _print([deployment.full_name for deployment in made], paused, as_json)
 

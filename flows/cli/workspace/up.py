@@ -65,6 +65,7 @@ def up(
     They keep running after this command has ended, and are started again when they die.
     """
     from flows.platform import start
+    from flows.schedule.notify_target import require_form
     from tasks.records.workspace import Workspace
 
     wanted = start.PlatformOptions(
@@ -73,10 +74,12 @@ def up(
     if systemd:
         _print_unit(Workspace.here(), wanted, notify)
         return
+    if notify is not None:
+        require_form(notify)
     platform, started = start.up(
         Workspace.here(), wanted, lambda line: print(line, file=sys.stderr, flush=True)
     )
-    if started or notify:
+    if started or notify is not None:
         _configure_server(platform, notify)
     if as_json:
         _print_json(platform, started)
@@ -125,5 +128,5 @@ def _configure_server(platform: "Platform", notify: str | None) -> None:
 
     concurrency.create_limits(concurrency.device_limits())
     automations.detect_crashes()
-    if notify:
+    if notify is not None:
         automations.notify(notify)

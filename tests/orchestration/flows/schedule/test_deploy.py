@@ -22,7 +22,7 @@ from local_platform import FINAL, Platform, write_recipe
 
 from flows.pipeline import pipeline
 from flows.platform.pages import free_port
-from flows.schedule import deploy, watch
+from flows.schedule import automations, deploy, watch
 from flows.schedule.deploy import DeploymentOptions, build_deployments
 from flows.schedule.labels import WantedLabels, with_labels
 from rlhf_core.buckets import file_system
@@ -237,6 +237,14 @@ def test_a_deployment_sets_no_variable_that_a_kubernetes_pool_does_not_know(name
     assert made.job_variables == {}
 
 
+@pytest.mark.parametrize(
+    "target", ["ftp://x", "https://", "slack-webhook", "/team", "slack-webhook/", ""]
+)
+def test_a_target_of_notifications_that_cannot_be_is_refused_before_anything_is_asked(target):
+    with pytest.raises(BadInput, match="neither an http or https address nor a Prefect block"):
+        automations.require_target(target)
+
+
 def test_without_a_server_it_says_so(tmp_path):
     unset = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")
     environment = {k: v for k, v in os.environ.items() if k not in unset} | {
@@ -304,6 +312,7 @@ def test_two_runs_of_a_deployment_at_once_are_one_run_which_waits_for_its_model(
 def test_a_deployment_is_previewed_made_and_removed_with_what_belongs_to_it(platform):
     words = ["deploy", platform.recipe, "--name", "gone", "--cron", "0 2 * * 0", "--on-data"]
     words += ["--on-promotion", "other-policy", "--set", "registry.name=gone"]
+    refused = [*words, "--notify", "slack-webhook/nobody"]
 
     def known() -> list[dict]:
         found = platform.post("deployments/filter") + platform.post("automations/filter")
@@ -312,6 +321,12 @@ def test_a_deployment_is_previewed_made_and_removed_with_what_belongs_to_it(plat
         return [{key: each[key] for key in each if key not in polled} for each in found]
 
     before = known()
+    for dry_run in ([], ["--dry-run"]):
+        done = subprocess.run(
+            [*RLHF, *refused, *dry_run], capture_output=True, text=True, env=platform.environment
+        )
+        assert done.returncode == 2 and "no Prefect block 'slack-webhook/nobody'" in done.stderr
+    assert known() == before
     preview = json.loads(platform.rlhf(*words, "--dry-run", "--json"))
     assert known() == before
     assert [found["deployment"] for found in preview["deployments"]] == [
