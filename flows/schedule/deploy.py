@@ -5,6 +5,7 @@ server checks the input against the schema of the models that read a recipe file
 """
 
 import os
+import re
 import shlex
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -40,6 +41,8 @@ from tasks.records.workspace import Workspace
 
 WORKING_DIR = "working_dir"  # the job variable of process pools
 CRON_FIELDS = 5
+MOST_LETTERS = 200  # of a name, which is part of the names of variables and automations
+NAME = re.compile(rf"(?!\s)[^/%&<>\x00-\x1f\x7f]{{1,{MOST_LETTERS}}}(?<!\s)")
 ONE_AT_A_TIME = ConcurrencyLimitConfig(
     limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW
 )
@@ -64,6 +67,14 @@ class DeploymentOptions:
     on_labels: WantedLabels | None = None
     directory: str | None = None
     notify: str | None = None  # an http address, or a Prefect block
+
+    def __post_init__(self) -> None:
+        """Raise BadInput for a name that Prefect does not take."""
+        if not NAME.fullmatch(self.name):
+            raise BadInput(
+                f"--name {self.name[: MOST_LETTERS + 1]!r} cannot be a deployment's name; expected"
+                f" 1 to {MOST_LETTERS} characters that can be seen, without / % & < >, e.g. weekly."
+            )
 
 
 def deploy(name: str, settings: list[str], wanted: DeploymentOptions) -> list[RunnerDeployment]:

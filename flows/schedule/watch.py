@@ -1,5 +1,6 @@
 """The flow rlhf-watch: emit a Prefect event when the data of a deployment have changed."""
 
+import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -110,6 +111,4 @@ def data_name(deployment: str) -> str:
 
 def variable_of(deployment: str) -> str:
     """Return the name of Prefect's variable with the digest of a deployment's data."""
-    return "rlhf_data_" + "".join(
-        letter if letter.isalnum() else "_" for letter in deployment.lower()
-    )
+    return "rlhf_data_" + re.sub("[^a-z0-9]", "_", deployment.lower())

@@ -245,6 +245,17 @@ def test_a_target_of_notifications_that_cannot_be_is_refused_before_anything_is_
         automations.require_target(target)
 
 
+@pytest.mark.parametrize("name", ["", " ", "a/b", "50%", "a\nb", " a", "x" * 201])
+def test_a_name_that_prefect_does_not_take_is_refused(name):
+    with pytest.raises(BadInput, match="cannot be a deployment's name; expected 1 to 200 char"):
+        DeploymentOptions(name, "rlhf")
+
+
+def test_a_name_in_any_alphabet_has_a_variable_for_its_data():
+    assert DeploymentOptions("Größe 2", "rlhf").name == "Größe 2"
+    assert watch.variable_of("Größe 2") == "rlhf_data_gr__e_2"
+
+
 def test_without_a_server_it_says_so(tmp_path):
     unset = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")
     environment = {k: v for k, v in os.environ.items() if k not in unset} | {
