@@ -26,6 +26,7 @@ from tasks.analysis.run_evidence import (
     read_table,
 )
 from tasks.records.run_record import LATEST
+from tasks.registry.packaging import local_folder, require_visible
 from tasks.registry.versions import find_version
 from tasks.tracking.client import KEY, brief, page
 from tasks.tracking.curves import CURVES
@@ -185,7 +186,7 @@ def read(client: MlflowClient, run: Run, *, full: bool = True) -> RunEvidence:
     wanted = {"recipe.json", "promotion.json", "contest.json"} | (
         {"requirements"} if full else set()
     )
-    with _files(client, run_id, wanted) as folder:
+    with _files(client, run, wanted) as folder:
         recipe = read_json(folder / "recipe.json")
         promotion = read_json(folder / "promotion.json") or None
         contest = read_json(folder / "contest.json") or None
@@ -225,7 +226,7 @@ def _stage(client: MlflowClient, run: Run, *, full: bool) -> StageEvidence:
     tags, stage = run.data.tags, run.data.tags["stage"]
     wanted = {"spec.json", "result.json", "gates.json"}
     wanted |= {"items.parquet", "samples.json"} if full else set()
-    with _files(client, run.info.run_id, wanted) as folder:
+    with _files(client, run, wanted) as folder:
         return StageEvidence(
             stage=stage,
             status=run.info.status,
@@ -281,8 +282,14 @@ def attach(client: MlflowClient, run_ids: list[str], file: Path, folder: str) ->
 
 
 @contextlib.contextmanager
-def _files(client: MlflowClient, run_id: str, wanted: set[str]) -> Iterator[Path]:
-    """Yield a folder with those of the wanted artifacts that the run has."""
+def _files(client: MlflowClient, run: Run, wanted: set[str]) -> Iterator[Path]:
+    """Yield a folder with those of the wanted artifacts that the run has.
+
+    Raises BadInput for artifacts on another machine's disk.
+    """
+    run_id, place = run.info.run_id, local_folder(run.info.artifact_uri)
+    if place is not None:  # of its experiment: a run that has just begun has no folder yet
+        require_visible(place.parents[1], client.tracking_uri, f"run {run.info.run_name}")
     with tempfile.TemporaryDirectory() as folder:
         for item in client.list_artifacts(run_id):
             if item.path in wanted:

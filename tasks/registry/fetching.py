@@ -12,7 +12,7 @@ from rlhf_core.rundir import Artifact
 from tasks.records.file_lock import locked
 from tasks.records.workspace import Workspace
 from tasks.registry import packaging
-from tasks.registry.packaging import local_folder
+from tasks.registry.packaging import local_folder, require_visible
 from tasks.registry.versions import location_of, opened_files
 
 
@@ -28,7 +28,11 @@ def fetch(workspace: Workspace, version: ModelVersion) -> Artifact:
             " that a run of this project has registered. Register the model with its recipe, or"
             f" move the alias to such a version: rlhf history {version.name.rpartition('-')[0]}."
         )
-    folder = local_folder(location_of(version)) or _downloaded(workspace, version, digest)
+    folder = local_folder(location_of(version))
+    if folder is None:
+        folder = _downloaded(workspace, version, digest)
+    what = f"version {version.version} of {version.name}"
+    require_visible(folder, workspace.tracking_uri, what)
     if not _holds(folder, digest):
         raise BadInput(
             f"version {version.version} of {version.name} has other bytes than its tag says"

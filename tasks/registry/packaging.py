@@ -172,6 +172,19 @@ def local_folder(location: str) -> Path | None:
     return Path(unquote(parsed.path)) if parsed.scheme in ("", "file") else None
 
 
+def require_visible(place: Path, tracking_uri: str, what: str) -> None:
+    """Raise BadInput for artifacts that only the machine of MLflow's server has.
+
+    place: their folder, or one above it. what: the artifacts, as the message says it.
+    """
+    if tracking_uri.startswith("http") and not place.exists():
+        raise BadInput(
+            f"{what} is on the disk of MLflow's server ({place}), which this machine does not see;"
+            " expected a server that hands out its artifacts, as infra/compose.yaml and infra/k8s"
+            " set one up. Use such a server, or do this on the server's own machine."
+        )
+
+
 def _refuse_pickles(model: Path) -> None:
     if found := pickle_files(model):
         raise BadInput(

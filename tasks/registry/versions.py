@@ -19,7 +19,7 @@ from rlhf_core.errors import BadInput
 from tasks.records.run_record import Registration
 from tasks.records.workspace import Workspace
 from tasks.registry import packaging
-from tasks.registry.packaging import local_folder
+from tasks.registry.packaging import local_folder, require_visible
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 # tags of a version that the pipeline's account made for a promoter, and of the promoter's copy
@@ -230,6 +230,8 @@ def opened_files(
     """Yield the folder of a version's files, unchecked; a remote store gives a fresh copy."""
     folder = local_folder(location_of(version))
     if folder is not None:
+        named = f"version {version.version} of {version.name}"
+        require_visible(folder, workspace.tracking_uri, named)
         yield folder
         return
     workspace.fetched.mkdir(parents=True, exist_ok=True)

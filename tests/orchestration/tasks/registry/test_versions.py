@@ -1,11 +1,13 @@
 """Versions in the registry: one for the same bytes, with tags about their origin."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from promotion_checks import files
 
-from tasks.registry import frame, versions
+from rlhf_core.errors import BadInput
+from tasks.registry import fetching, frame, versions
 
 
 @pytest.fixture
@@ -95,3 +97,17 @@ def test_a_frame_is_made_anew_for_other_packages(registrar, saved, monkeypatch):
     assert saved == ["policy"]
     registrar.policy(2)
     assert saved == ["policy"]
+
+
+def test_a_version_on_the_disk_of_another_machine_is_said_to_be_there(
+    registry, tmp_path, monkeypatch
+):
+    version = registry.version("policy", "2")
+    monkeypatch.setattr(versions, "location_of", lambda version: f"file://{tmp_path}/not-here")
+    monkeypatch.setattr(fetching, "location_of", versions.location_of)
+    away = SimpleNamespace(tracking_uri="http://mlflow:5000", fetched=tmp_path / "fetched")
+    expected = "version 2 of tiny-policy is on the disk of MLflow's server"
+    with pytest.raises(BadInput, match=expected), versions.served_files(away, version):
+        pass
+    with pytest.raises(BadInput, match=expected):
+        fetching.fetch(away, version)
