@@ -7,7 +7,7 @@ answer is taken to refer to everything recorded there.
 import contextlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,13 +16,16 @@ from pydantic import ValidationError
 from rlhf_core.errors import RLHFError
 from rlhf_core.rundir import StageSpec
 from tasks.iterate.iteration import Iteration
-from tasks.records.run_record import Record, pending, records
+from tasks.records.run_record import Record, Registration, pending, records
 from tasks.records.workspace import Workspace
 from tasks.sweeps.sweep import Sweep
 from tasks.tracking.address import redacted
 from tasks.tracking.client import brief, connect
 from tasks.tracking.pages import model_versions, registered_models
 
+MADE = "a registered version"
+NAMED = "a registered version or ledger entry that names it"
+REUSED = "a registered version whose bytes it reused"
 RUN_DIR = re.compile(r"[a-z]+(?:-[a-z]+)*-[0-9a-f]{12}")
 _DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 _RUN_ID = re.compile(r"\b[0-9a-f]{32}\b")
@@ -53,11 +56,14 @@ class RegisteredModels:
     run_dirs: set[str] = field(default_factory=set)
 
 
-def gather(workspace: Workspace, say: Callable[[str], None]) -> References:
+def gather(
+    workspace: Workspace, say: Callable[[str], None], leaving: Container[str] = ()
+) -> References:
     """Return every reference to run directories and records.
 
-    say: prints which other store does not answer, so that its runs are kept. Raises RLHFError when
-    the workspace's own MLflow store does not answer.
+    say: prints which other store does not answer, so that its runs are kept. leaving: ids of
+    records that keep no run directory. Raises RLHFError when the workspace's own MLflow store does
+    not answer.
     """
     found = References()
     known = [Record.model_validate(values) for values in records(workspace)]
@@ -69,12 +75,14 @@ def gather(workspace: Workspace, say: Callable[[str], None]) -> References:
             stores[record.tracking_uri] = _read_other_store(record.tracking_uri, say)
     for store in filter(None, stores.values()):
         found.digests |= store.digests
-        found.add(store.run_dirs, "a registered version")
+        found.add(store.run_dirs, MADE)
     waiting = {file.stem for file in pending(workspace)}
     sweeps = _unfinished_sweeps(workspace) | _unfinished_iterations(workspace)
     for record in known:
         if reason := _why_needed(record, stores[record.tracking_uri], waiting, sweeps):
             found.records[record.id] = reason
+            if record.id in leaving:
+                continue
             found.add((stage.run_dir.name for stage in record.stages), reason)
             found.add(_mentioned(record), reason)
     return found
@@ -119,8 +127,24 @@ def _why_needed(
     if lost:
         return f"a registered version of {lost[0]}, which MLflow does not hold any more"
     ids = {record.run_id, *(stage.run_id for stage in record.stages)}
-    digests = {item.artifact.digest for item in record.registrations}
-    return "a registered version" if ids & store.run_ids or digests & store.digests else None
+    registered = [item for item in record.registrations if item.artifact.digest in store.digests]
+    if any(_is_made_by(record, item) for item in registered):
+        return MADE
+    if ids & store.run_ids:
+        return NAMED
+    return REUSED if registered else None
+
+
+def _is_made_by(record: Record, registered: Registration) -> bool:
+    """Return False where the run found the stage's result that an earlier run had made.
+
+    A run that goes on finds its own: its stage had begun before the result was there.
+    """
+    stage = record.stage(registered.stage)
+    if stage is None or not stage.cached:
+        return True
+    result = stage.run_dir / "result.json"
+    return not result.is_file() or result.stat().st_mtime * 1000 >= stage.started
 
 
 def _mentioned(record: Record) -> set[str]:

@@ -1,8 +1,9 @@
 """Remove single pipeline runs: record, report, run directories that no other run uses, MLflow runs.
 
-A run is kept that something refers to: a registered version or ledger entry, a sweep that is not
-complete, a run that goes on or that MLflow has not in full. MLflow marks its runs as deleted, from
-which its page and `mlflow gc` can bring them back or remove them for good.
+A run is kept that something refers to: a version that it made, a version or ledger entry that
+names it, a sweep that is not complete; and one that goes on or that MLflow has not in full. A run
+that only reused what a version holds goes, and the version's directories stay. MLflow marks its
+runs as deleted, from which its page and `mlflow gc` can bring them back or remove them for good.
 """
 
 import shutil
@@ -13,7 +14,7 @@ from pathlib import Path
 from rlhf_core.errors import BadInput
 from rlhf_core.rundir import read_result
 from tasks.cleanup.item import size
-from tasks.cleanup.references import References, gather, inputs_of
+from tasks.cleanup.references import MADE, NAMED, REUSED, References, gather, inputs_of
 from tasks.cleanup.retention import alone, delete, in_use
 from tasks.records.run_record import Record, records
 from tasks.records.workspace import Workspace
@@ -38,13 +39,14 @@ def plan_removal(
     say: prints which other store does not answer. Raises BadInput for a run that something refers
     to, and RLHFError when the workspace's own MLflow store does not answer.
     """
-    needed = gather(workspace, say)
+    gone = {record.id for record in runs}
+    needed = gather(workspace, say, leaving=gone)
     for record in runs:
-        if reason := needed.records.get(record.id):
+        reason = needed.records.get(record.id)
+        if reason and reason != REUSED:
             raise BadInput(
                 f"{record.name} is not removed: it is {_as_needed(reason)}. Nothing was removed."
             )
-    gone = {record.id for record in runs}
     others = [
         Record.model_validate(values) for values in records(workspace) if values["id"] not in gone
     ]
@@ -62,7 +64,12 @@ def plan_removal(
 
 def _as_needed(reason: str) -> str:
     """Return a reason that names what refers to a run, as the end of a sentence about the run."""
-    if reason.startswith("a registered version"):
+    if reason == NAMED:
+        return (
+            "named by a registered version or the ledger, where lineage and the search for leaks"
+            " begin; a later run of the recipe takes its place, if only the version names it"
+        )
+    if reason.startswith(MADE):
         return (
             f"what made {reason}; delete the version in MLflow first, if neither an alias nor the"
             " ledger needs it"

@@ -25,9 +25,9 @@ ShowOnly = Annotated[
 def runs_rm(runs: RunNames, dry_run: ShowOnly = False, as_json: AsJson = False) -> None:
     """Remove runs: record, report, MLflow runs, run directories of their own.
 
-    A run directory that another run uses stays. A run that a registered version, a ledger entry or
-    an unfinished sweep needs is refused, and one that goes on or that MLflow has not in full.
-    MLflow marks its runs as deleted.
+    A run directory that another run uses stays. A run that made a registered version, or that a
+    version, a ledger entry or an unfinished sweep names, is refused, and one that goes on or that
+    MLflow has not in full. MLflow marks its runs as deleted.
     """
     from flows.cli.workspace.gc import readable
 

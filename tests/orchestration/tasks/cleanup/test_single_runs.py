@@ -4,12 +4,13 @@ import json
 
 import pytest
 from command_line import rlhf_exit_code
-from old_runs import record, run_dir, version
+from old_runs import OLD, record, run_dir, version
 
 from rlhf_core.digest import digest_path
 from rlhf_core.errors import BadInput
+from rlhf_core.rundir import Artifact
 from tasks.cleanup.single_runs import plan_removal, remove_runs
-from tasks.records.run_record import records
+from tasks.records.run_record import Registration, records
 
 
 def test_a_run_goes_with_its_own_directories_and_its_runs_in_mlflow(workspace, client, capsys):
@@ -40,12 +41,46 @@ def test_what_a_version_or_an_open_run_needs_is_refused(workspace, client):
     path = run_dir(workspace, "ppo", 1)
     needed = record(workspace, 1, [path])
     version(client, "tiny-policy", pipeline_run_id=needed.run_id)
-    with pytest.raises(BadInput, match="tiny-0-1 is not removed: it is what made a registered ver"):
+    with pytest.raises(BadInput, match="tiny-0-1 is not removed: it is named by a registered ver"):
         plan_removal(workspace, [needed])
     going_on = record(workspace, 2, [run_dir(workspace, "sft", 2)], sent=False, status="RUNNING")
     with pytest.raises(BadInput, match=r"a run that goes on, .* wait for it, or run rlhf sync"):
         plan_removal(workspace, [going_on])
     assert path.exists() and len(records(workspace)) == 2
+
+
+def test_a_run_that_only_reused_a_version_goes_and_the_maker_and_the_named_one_stay(
+    workspace, client
+):
+    made, own = run_dir(workspace, "ppo", 1), run_dir(workspace, "evaluate", 2)
+    digest = digest_path(made / "model")
+    item = Registration(
+        model="tiny-policy",
+        stage="ppo",
+        artifact=Artifact(path=made / "model", digest=digest),
+        tags={},
+        version="1",
+    )
+    maker, between, last = (
+        record(workspace, n, [made, own] if n == 2 else [made], days=OLD - n, registrations=[item])
+        for n in (1, 2, 3)
+    )
+    for later in (between, last):
+        later.stages[0].cached = True
+        file = workspace.outbox / "sent" / f"{later.id}.json"
+        file.write_text(later.model_dump_json(), encoding="utf-8")
+    version(client, "tiny-policy", digest=digest, pipeline_run_id=last.run_id)
+    with pytest.raises(BadInput, match="tiny-0-1 is not removed: it is what made a registered ver"):
+        plan_removal(workspace, [maker])
+    with pytest.raises(BadInput, match="tiny-0-3 is not removed: it is named by a registered ver"):
+        plan_removal(workspace, [between, last])
+    plan = plan_removal(workspace, [between])
+    assert plan.folders == [own] and list(plan.kept) == [made]
+    resumed = between.model_copy(deep=True)
+    resumed.stages[0].started = 0  # before the result was there
+    (workspace.outbox / "sent" / f"{resumed.id}.json").write_text(resumed.model_dump_json())
+    with pytest.raises(BadInput, match="tiny-0-2 is not removed: it is what made"):
+        plan_removal(workspace, [resumed])
 
 
 def test_directories_with_registered_bytes_or_that_others_took_as_input_stay(workspace, client):
