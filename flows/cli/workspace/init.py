@@ -33,4 +33,5 @@ def init(folder: Folder, base: Base = "quickstart") -> None:
     print(f"made {folder}:")
     for file in made:
         print(f"  {file.relative_to(folder)}")
-    print(f"next: cd {folder}, then pytest, rlhf validate recipe.toml, rlhf run recipe.toml")
+    print(f"next: cd {folder}, then rlhf validate recipe.toml, rlhf run recipe.toml")
+    print("its README.md says in which environment its tests run")

@@ -78,6 +78,18 @@ def test_the_deployment_and_the_requirements_name_what_is_installed(tmp_path):
     assert f"rlhf-pipeline[cpu]=={__version__}" in wanted
 
 
+def test_the_packages_of_a_project_are_for_the_environment_of_the_stages(tmp_path):
+    create(tmp_path / "my-team", "quickstart")
+    page = (tmp_path / "my-team" / "README.md").read_text()
+    assert "`ENV/stage/bin/pip install pytest`" in page
+    assert "`ENV/stage/bin/python -m pytest`" in page
+    assert "pip install" not in page.partition("Packages and tests belong to")[0]
+    fresh = "pip install --extra-index-url https://download.pytorch.org/whl/cpu -r requirements.txt"
+    assert fresh in page
+    assert fresh in (tmp_path / "my-team" / ".github" / "workflows" / "check.yaml").read_text()
+    assert "index-url" not in (tmp_path / "my-team" / "requirements.txt").read_text()
+
+
 @pytest.mark.parametrize("name", ["My-Team", "my team", "-team", "a" * 65, "mein_team"])
 def test_a_name_that_no_recipe_may_have_is_refused(tmp_path, name):
     with pytest.raises(BadInput, match="no name of a recipe; expected small letters"):
