@@ -41,9 +41,9 @@ def _decided(record: Record) -> list[tuple[StageRecord, Decision]]:
     return found
 
 
-def rows(record: Record) -> list[dict]:
-    """Return every decision of a run as JSON values, with verdict, rule and quantity in words."""
-    return [_row(decision) for decision in record.verdicts]
+def rows(decisions: list[Decision]) -> list[dict]:
+    """Return decisions as JSON values, with verdict, rule and quantity in words."""
+    return [_row(decision) for decision in decisions]
 
 
 def _row(decision: Decision) -> dict:

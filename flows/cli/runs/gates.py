@@ -17,16 +17,21 @@ Explain = Annotated[
 
 
 def gates(run: RunName = "latest", explain: Explain = None, as_json: AsJson = False) -> None:
-    """Show every gate of a run: value, interval, samples, rule, verdict and reason."""
-    from flows.cli.tables.gates import explanation, gate_table
-    from tasks.analysis import gate_report
-    from tasks.records.workspace import Workspace
+    """Show every gate of a run: value, interval, samples, rule, verdict and reason.
 
-    record = gate_report.find_run(Workspace.here(), run)
+    A run that this workspace does not have is read from MLflow's server.
+    """
+    from flows.api.pipeline_runs import open_run
+    from flows.api.run_view import Run
+    from flows.cli.tables.gates import explanation, gate_table
+    from tasks.analysis.gate_report import find_run, rows
+    from tasks.records.workspace import Workspace
+    from tasks.tracking.account import is_server
+
+    workspace = Workspace.here()
+    opened = open_run(run) if is_server(workspace.tracking_uri) else Run(find_run(workspace, run))
     found = (
-        gate_report.explain(record, explain)
-        if explain
-        else {"run": record.name, "gates": gate_report.rows(record)}
+        opened.explain(explain) if explain else {"run": opened.name, "gates": rows(opened.gates)}
     )
     if as_json:
         print_json(found)
@@ -35,4 +40,4 @@ def gates(run: RunName = "latest", explain: Explain = None, as_json: AsJson = Fa
     elif found["gates"]:
         console(UNFOLDED).print(gate_table(found))
     else:
-        print(f"No gate of {record.name} was decided: none of its stages with a gate has finished.")
+        print(f"No gate of {opened.name} was decided: none of its stages with a gate has finished.")

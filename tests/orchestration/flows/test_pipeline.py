@@ -148,7 +148,7 @@ def assert_the_contest_is_shown_everywhere(home: Path, parent_run_id: str) -> No
     # a lower threshold after a loss is another chance to win on the same prompts
     assert len({each.items for each in contests}) == 1 and contests[0].rule != contests[1].rule
     record = gate_report.find_run(Workspace(home), "latest~1")
-    row = gate_report.rows(record)[-1]
+    row = gate_report.rows(record.verdicts)[-1]
     assert (row["stage"], row["gate"], row["verdict"]) == ("promote", "champion", "passed")
     explained = gate_report.explain(record, "champion")
     note = explained["decision"]["contest"]["note"]
