@@ -24,16 +24,20 @@ def stage_python() -> str:
     """
     named = os.environ.get(VARIABLE, "").strip()
     if not named:
-        within = Path(sys.prefix) / FOLDER / "bin" / "python"
-        return str(within) if within.exists() else sys.executable
+        return _default()
     found = Path(named).expanduser().absolute()
     if not found.is_file() or not os.access(found, os.X_OK):
         raise BadInput(
             f"{VARIABLE} is {named!r}, and {found} is no program; expected the Python interpreter"
             " of the environment with torch, such as /opt/stage/bin/python. Correct it, or unset"
-            f" it to run the stages with {sys.executable}."
+            f" it to run the stages with {_default()}."
         )
     return str(found)
+
+
+def _default() -> str:
+    within = Path(sys.prefix) / FOLDER / "bin" / "python"
+    return str(within) if within.exists() else sys.executable
 
 
 def keep_absolute() -> None:
