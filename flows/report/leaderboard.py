@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.report.page import badge, cell, code, join, link, page, table
-from flows.report.text import interval, text_of
+from flows.report.text import counted, interval, text_of
 from tasks.analysis.board.ranking import FIRST, LeaderboardRow, RunRanking
 
 COLORS = {FIRST: "green", "not significant": "", "not comparable": "yellow"}
@@ -65,11 +65,11 @@ def verdict_text(row: LeaderboardRow) -> str:
 def title(ranking: RunRanking) -> str:
     """Return what is ranked, by what."""
     order = "lowest" if ranking.lowest_first else "highest"
-    what = "runs"
+    what = counted(len(ranking.rows), "run")
     if ranking.request.keys:
-        what = f"groups by {', '.join(ranking.request.keys)}"
+        what = f"{counted(len(ranking.rows), 'group')} by {', '.join(ranking.request.keys)}"
     over = " over seeds" if ranking.request.over_seeds else ""
-    return f"{len(ranking.rows)} {what}{over}, the {order} {ranking.request.metric} first"
+    return f"{what}{over}, the {order} {ranking.request.metric} first"
 
 
 def notes(ranking: RunRanking, most: int) -> Iterator[str]:
@@ -77,7 +77,9 @@ def notes(ranking: RunRanking, most: int) -> Iterator[str]:
     if len(ranking.rows) > most:
         yield f"{len(ranking.rows) - most} more rows; --limit shows them."
     if ranking.without:
-        yield f"{ranking.without} runs have no {ranking.request.metric} and are left out."
+        have, are = ("has", "is") if ranking.without == 1 else ("have", "are")
+        runs = counted(ranking.without, "run")
+        yield f"{runs} {have} no {ranking.request.metric} and {are} left out."
     if any(row.p_adjusted is not None for row in ranking.rows):
         yield (
             "Verdicts are on the difference from the first row. Of those called significant, at"

@@ -58,3 +58,8 @@ def key_metric(stage: str, metrics: dict[str, float]) -> str:
     return f"{short_name(name)} {value}" + (
         "" if unit in ("share", "score", "rows") else f" {unit}"
     )
+
+
+def counted(number: int, thing: str, things: str = "") -> str:
+    """Return a number with its noun, 1 run or 2 runs. things: the plural, where no s makes it."""
+    return f"{number} {thing if number == 1 else things or thing + 's'}"

@@ -19,7 +19,6 @@ from tasks.stages import validate
 from tasks.stages.spec import local
 from tasks.stages.stored.stored_files import listed
 
-OPTION = "--on-data"
 SETTLED_SECONDS = 30  # a file that was written to more recently may be incomplete
 
 
@@ -35,9 +34,10 @@ def watch(
     paths: files, folders or addresses to watch instead of the recipe's data files.
     """
     places = watched(recipe, paths)
-    if _latest_change(places) > time.time() - settled_seconds:
+    option = option_of(paths)
+    if _latest_change(places, option) > time.time() - settled_seconds:
         return "still being written"
-    found, name = digest(places), variable_of(deployment)
+    found, name = digest(places, option), variable_of(deployment)
     if found != Variable.get(name):
         Variable.set(name, found, overwrite=True)
         announce.publish(
@@ -51,7 +51,13 @@ def remember_digest(recipe: Recipe, deployment: str, paths: list[str] | None) ->
 
     Raises BadInput when there is nothing to watch.
     """
-    Variable.set(variable_of(deployment), digest(watched(recipe, paths)), overwrite=True)
+    found = digest(watched(recipe, paths), option_of(paths))
+    Variable.set(variable_of(deployment), found, overwrite=True)
+
+
+def option_of(paths: list[str] | None) -> str:
+    """Return the option of `rlhf deploy` that names the places, for its messages."""
+    return "--watch" if paths else "--on-data"
 
 
 def watched(recipe: Recipe, paths: list[str] | None) -> list[Path | str]:
@@ -62,7 +68,7 @@ def watched(recipe: Recipe, paths: list[str] | None) -> list[Path | str]:
     if paths:
         local_paths = [path for path in paths if not is_address(path)]
         if missing := [path for path in local_paths if not is_there(Path(path))]:
-            raise BadInput(f"--on-data {missing[0]}: no such file or folder.")
+            raise BadInput(f"--watch {missing[0]}: no such file or folder.")
         return [path if is_address(path) else Path(path) for path in paths]
     files = {
         recipe.data.key_of(name): source.path
@@ -78,23 +84,26 @@ def watched(recipe: Recipe, paths: list[str] | None) -> list[Path | str]:
     return [path for path in found if path]
 
 
-def digest(places: list[Path | str]) -> str:
-    """Return one digest of everything: of files by their bytes, of objects by their ETags."""
+def digest(places: list[Path | str], option: str) -> str:
+    """Return one digest of everything: of files by their bytes, of objects by their ETags.
+
+    option: that names the places, in messages.
+    """
     return digest_json(
         [
-            listed(OPTION, place).digest if isinstance(place, str) else Artifact.of(place).digest
+            listed(option, place).digest if isinstance(place, str) else Artifact.of(place).digest
             for place in places
         ]
     )
 
 
-def _latest_change(places: list[Path | str]) -> float:
-    return max((time for place in places for time in _changes(place)), default=0.0)
+def _latest_change(places: list[Path | str], option: str) -> float:
+    return max((time for place in places for time in _changes(place, option)), default=0.0)
 
 
-def _changes(place: Path | str) -> list[float]:
+def _changes(place: Path | str, option: str) -> list[float]:
     if isinstance(place, str):
-        return [one.modified for one in listed(OPTION, place).objects]
+        return [one.modified for one in listed(option, place).objects]
     return [file.stat().st_mtime for file in _files(place) if file.is_file()]
 
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.display.run import quiet_libraries
+from flows.report.text import counted
 from flows.sweeps.finding_lines import finding_lines
 from flows.sweeps.grid import SweepPlan
 from flows.sweeps.runs import BAD_INPUT, RunEnd, run_in_parallel, run_sequentially
@@ -53,8 +54,8 @@ class SweepResult:
                 return BadInput(f"{label}: {end.error}")
         lines = [f"  {label}: {end.error}" for label, end in bad.items()]
         head = (
-            f"{len(bad)} of {len(self.sweep.points)} runs failed; the same command tries them"
-            " again:"
+            f"{len(bad)} of {counted(len(self.sweep.points), 'run')} failed; the same command tries"
+            " what failed again:"
         )
         return RLHFError("\n".join([head, *lines])) if bad else None
 
@@ -129,7 +130,8 @@ def _announcement(sweep: sweeps.Sweep, already_done: list[str], jobs: int) -> st
         f"{len({str(point.values[key]) for point in sweep.points})} of {key}" for key in sweep.keys
     )
     text = (
-        f"{sweep.name}: {len(sweep.points)} runs ({sizes}), until {sweep.until}, {jobs} at a time"
+        f"{sweep.name}: {counted(len(sweep.points), 'run')} ({sizes}), until {sweep.until}, {jobs}"
+        " at a time"
     )
     return text + (f"; {len(already_done)} of them done earlier" if already_done else "")
 

@@ -37,9 +37,20 @@ def cost(
     if as_json:
         print_json(found.as_json())
     elif not found.rows:
-        print("No runs in that time.")
+        print(_nothing(filters or [], since))
     else:
         _print(found)
+
+
+def _nothing(filters: list[str], since: str | None) -> str:
+    """Return which runs there are none of, and whose runs there are."""
+    when = " in that time" if since else ""
+    if not filters:
+        return f"No runs{when}."
+    recipes = sorted(row.group for row in costs(since=since).rows)
+    return (
+        f"No runs of {' '.join(filters)}{when}; there are runs of {', '.join(recipes) or 'none'}."
+    )
 
 
 def _print(found: "Costs") -> None:

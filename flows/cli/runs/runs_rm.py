@@ -8,6 +8,7 @@ import typer
 from flows.api.removals import remove_runs
 from flows.cli.options import AsJson, run_names
 from flows.cli.output import print_json
+from flows.report.text import counted
 
 RunNames = Annotated[
     list[str],
@@ -46,6 +47,6 @@ def runs_rm(runs: RunNames, dry_run: ShowOnly = False, as_json: AsJson = False) 
     word = "would be removed" if dry_run else "removed"
     for record in plan.runs:
         print(f"{record.name}: record, report and MLflow runs {word}")
-    print(f"{len(plan.folders)} folders {word}, {readable(plan.bytes)}")
+    print(f"{counted(len(plan.folders), 'folder')} {word}, {readable(plan.bytes)}")
     for path, why in plan.kept.items():
         print(f"    kept: {path.name}: {why}")

@@ -122,7 +122,8 @@ def _print_preview(
     for planned in found.deployments:
         print(f"would {planned.sentence}")
     if found.limits:
-        print(f"would make the concurrency limits: {', '.join(found.limits)}")
+        limits = "limit" if len(found.limits) == 1 else "limits"
+        print(f"would make the concurrency {limits}: {', '.join(found.limits)}")
 
 
 def _print(names: list[str], paused: bool, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from rich.table import Table
 from rich.text import Text
 
+from flows.report.text import counted
 from tasks.promotion.audit import AuditEvent
 
 COLUMNS = ("time (UTC)", "event", "model", "version", "by", "identity", "outcome", "evidence")
@@ -10,7 +11,7 @@ COLUMNS = ("time (UTC)", "event", "model", "version", "by", "identity", "outcome
 
 def audit_table(events: list[AuditEvent]) -> Table:
     """Return one row per event; of its evidence the digest's first digits."""
-    table = Table(title=f"{len(events)} events", title_justify="left")
+    table = Table(title=counted(len(events), "event"), title_justify="left")
     for column in COLUMNS:
         table.add_column(column, no_wrap=True)
     table.add_column("reason", overflow="fold")

@@ -7,6 +7,7 @@ import typer
 
 from flows.cli.options import AsJson
 from flows.cli.output import print_json
+from flows.report.text import counted
 from flows.settings import quiet_libraries
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ def _print_summary(gone: "list[Item]", kept: "list[Kept]", dry_run: bool) -> Non
     word = "would be removed" if dry_run else "removed"
     print(
         f"{len(gone)} {word}, {readable(sum(item.bytes for item in gone))};"
-        f" {len(kept)} run directories kept, {readable(sum(item.bytes for item in kept))}"
+        f" {counted(len(kept), 'run directory', 'run directories')} kept,"
+        f" {readable(sum(item.bytes for item in kept))}"
     )
     for why, count in _counted([item.why for item in kept]).items():
         print(f"    {count} kept: {why}")

@@ -82,7 +82,7 @@ def test_the_form_names_bounds_and_meanings():
         ({"cron": "0 2 * * 0", "timezone": "Mars"}, "--timezone 'Mars' is not valid"),
         ({"on_promotion": ("quickstart-reward",)}, "would start itself again"),
         ({"on_data": ()}, "reads no local data file"),
-        ({"on_data": ("/nowhere",)}, "/nowhere: no such file"),
+        ({"on_data": ("/nowhere",)}, "--watch /nowhere: no such file"),
         ({"on_labels": WantedLabels("week-1")}, "no labelling campaign is named 'week-1'"),
     ],
 )
@@ -130,21 +130,21 @@ def test_a_paused_deployment_starts_by_no_event_either(paused):
 
 def test_the_digest_of_watched_data_is_of_their_bytes(tmp_path):
     (tmp_path / "a.jsonl").write_text("1")
-    first = watch.digest([tmp_path])
+    first = watch.digest([tmp_path], "--watch")
     os.utime(tmp_path / "a.jsonl", (1, 1))
-    assert watch.digest([tmp_path]) == first
+    assert watch.digest([tmp_path], "--watch") == first
     (tmp_path / "b.jsonl").write_text("2")
-    assert watch.digest([tmp_path]) != first
+    assert watch.digest([tmp_path], "--watch") != first
 
 
 def test_a_pattern_is_watched_for_new_files_that_it_matches(tmp_path):
     (tmp_path / "a.jsonl").write_text("1")
     places = watch.watched(load_recipe("quickstart"), [str(tmp_path / "*.jsonl")])
-    first = watch.digest(places)
+    first = watch.digest(places, "--watch")
     (tmp_path / "b.csv").write_text("2")
-    assert watch.digest(places) == first
+    assert watch.digest(places, "--watch") == first
     (tmp_path / "b.jsonl").write_text("2")
-    assert watch.digest(places) != first
+    assert watch.digest(places, "--watch") != first
     with pytest.raises(BadInput, match="no such file or folder"):
         watch.watched(load_recipe("quickstart"), [str(tmp_path / "*.parquet")])
 
@@ -154,12 +154,12 @@ def test_data_in_a_bucket_are_watched_by_their_etags(s3, monkeypatch, home):
     files, folder = file_system("test", "s3://team/watched")
     files.pipe_file(f"{folder}/a.jsonl", b"a")
     places = watch.watched(load_recipe("quickstart"), [f"s3://{folder}/*.jsonl"])
-    first = watch.digest(places)
+    first = watch.digest(places, "--watch")
     files.pipe_file(f"{folder}/notes.txt", b"n")
-    assert watch.digest(places) == first
+    assert watch.digest(places, "--watch") == first
     files.pipe_file(f"{folder}/a.jsonl", b"b")
-    assert watch.digest(places) != first
-    assert time.time() - 60 < watch._latest_change(places) <= time.time() + 1
+    assert watch.digest(places, "--watch") != first
+    assert time.time() - 60 < watch._latest_change(places, "--watch") <= time.time() + 1
     assert not (home / "objects").exists()  # nothing was fetched
     options = DeploymentOptions("d", "pool", on_data=(f"s3://{folder}",))
     assert deploy.paths_of(options) == [f"s3://{folder}"]

@@ -14,7 +14,7 @@ def made(name: str, hours: float) -> MadeRun:
 
 def test_what_runs_took_is_printed_with_and_without_prices(rlhf, home, monkeypatch):
     monkeypatch.delenv("RLHF_PRICES", raising=False)
-    assert rlhf("cost")[:2] == (0, "No runs in that time.\n")
+    assert rlhf("cost")[:2] == (0, "No runs.\n")
     write_runs(home / "mlflow.db", [made("tiny-a-1", 1.5), made("tiny-a-2", 0.5)])
     code, out, err = rlhf("cost", "--by", "run")
     assert code == 0 and err == "" and "Without prices" in out and "core hours" in out
@@ -27,6 +27,7 @@ def test_what_runs_took_is_printed_with_and_without_prices(rlhf, home, monkeypat
     assert printed == api.cost("tiny").as_json()
     assert printed["total"]["money"] == 4.0 and printed["currency"] == "EUR"
     assert rlhf("cost", "--since", "1h")[1] == "No runs in that time.\n"
+    assert rlhf("cost", "nosuch")[1] == "No runs of nosuch; there are runs of tiny.\n"
     assert rlhf("cost", "--by", "nosuch")[0] == 2
 
 
