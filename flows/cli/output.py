@@ -1,11 +1,12 @@
 """Print for the commands: tables, JSON and pages."""
 
 import json
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_core.errors import RLHFError
+from rlhf_core.errors import BadInput, RLHFError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -38,6 +39,16 @@ def print_parts(out: "Console", parts: Iterable["RenderableType"]) -> None:
 def print_page_path(path: Path) -> None:
     """Print where a page was written."""
     console().print(f"Page: {path}", soft_wrap=True, markup=False, highlight=False)
+
+
+def warn_without_stages() -> None:
+    """Print one line on standard error where no run that starts on this machine can begin."""
+    from tasks.execution.stage_calls import require_stages
+
+    try:
+        require_stages()
+    except BadInput as error:
+        print(f"rlhf: warning: runs cannot start here: {error}", file=sys.stderr, flush=True)
 
 
 def write_page(path: Path, page: str, *, named_by: str = "--html") -> Path:

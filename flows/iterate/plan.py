@@ -16,6 +16,7 @@ from rlhf_core.named_functions import JUDGES
 from rlhf_core.prepare import QUICKSTART
 from rlhf_core.rundir import Artifact
 from rlhf_core.stage_catalogue import NEW_HELDOUT
+from tasks.execution.stage_calls import require_stages
 from tasks.iterate.iteration import Iteration, LabelRequest
 from tasks.records.workspace import Workspace
 from tasks.stages.contract import check_paths
@@ -69,6 +70,7 @@ def make_plan(recipe: str, settings: list[str], options: IterationOptions) -> It
         pairs=options.pairs,
         continue_reward=options.continue_reward,
     )
+    require_stages()
     check_paths(loaded)
     require_learning(loaded, request)
     require_scores(loaded, request)

@@ -13,6 +13,7 @@ from rlhf_core.config import Recipe, load_recipe
 from rlhf_core.digest import code_digest, digest_json
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.metrics import METRICS
+from tasks.execution.stage_calls import require_stages
 from tasks.records.workspace import Workspace
 from tasks.stages.contract import check_paths
 from tasks.sweeps.sweep import Sweep, SweepPoint
@@ -55,6 +56,7 @@ def make_plan(recipe: str, request: SweepRequest) -> SweepPlan:
         with _naming(label):
             recipes[label] = load_recipe(recipe, values)
     _require_different(recipes)
+    require_stages()
     for label, found in recipes.items():
         with _naming(label):
             check_paths(found)

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import Cron, Settings, Timezone, recipe_names
+from flows.cli.output import warn_without_stages
 from flows.settings import quiet_libraries
 
 RecipeNames = Annotated[
@@ -25,6 +26,7 @@ def serve(
     quiet_libraries()
     from flows.schedule.serve import serve as serve_deployments
 
+    warn_without_stages()
     serve_deployments(
         recipes, settings or [], (cron, timezone), lambda line: print(line, flush=True)
     )

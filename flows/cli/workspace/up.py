@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.options import AsJson, Notify
-from flows.cli.output import print_json
+from flows.cli.output import print_json, warn_without_stages
 from flows.settings import quiet_libraries
 from rlhf_core.errors import BadInput
 
@@ -76,6 +76,7 @@ def up(
         return
     if notify is not None:
         require_form(notify)
+    warn_without_stages()  # a platform without a worker's runs is of use too
     platform, started = start.up(
         Workspace.here(), wanted, lambda line: print(line, file=sys.stderr, flush=True)
     )

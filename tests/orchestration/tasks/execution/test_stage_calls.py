@@ -7,6 +7,11 @@ from pathlib import Path
 import pytest
 from other_python import other_python
 
+from flows.cli.output import warn_without_stages
+from flows.iterate import plan
+from flows.iterate.plan import IterationOptions
+from flows.sweeps import grid
+from flows.sweeps.grid import SweepRequest
 from rlhf_core.errors import BadInput, RLHFError, StageFailed
 from rlhf_core.rundir import Artifact
 from tasks.execution import stage_calls
@@ -89,15 +94,28 @@ def test_an_interpreter_with_another_release_is_refused(monkeypatch, other):
         ask("os:getpid")
 
 
-def test_an_environment_without_torch_runs_no_stages(monkeypatch, tmp_path):
+def test_an_environment_without_torch_runs_no_stages(monkeypatch, tmp_path, capsys):
     python = other_python(tmp_path / "bare")
     (libraries,) = tmp_path.glob("bare/lib/python*/site-packages/libraries.pth")
     libraries.unlink()
     monkeypatch.setenv(VARIABLE, str(python))
-    with pytest.raises(BadInput, match=f"torch is not installed for {python}"):
-        require_stages()
+    said = f"torch is not installed for {python}"
+    sweep = SweepRequest(["ppo.beta=0.1,0.2"], [], "evaluate", [], 2)
+    loop = IterationOptions(1, 100, ("onpolicy",), "random")
+    for asked in (
+        require_stages,
+        lambda: grid.make_plan("quickstart", sweep),
+        lambda: plan.make_plan("quickstart", [], loop),
+    ):
+        with pytest.raises(BadInput, match=said):
+            asked()
+    warn_without_stages()
+    warned = capsys.readouterr().err
+    assert warned.count("\n") == 1 and f"warning: runs cannot start here: {said}" in warned
     monkeypatch.setenv(VARIABLE, sys.executable)
     require_stages()
+    warn_without_stages()
+    assert capsys.readouterr().err == ""
 
 
 def test_what_needs_torch_is_refused_where_the_control_side_alone_is_installed(monkeypatch):
