@@ -5,12 +5,12 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from compose_spec import PyCompose
+from control_environment import python_of_commands, with_platform
 
 from tasks.mirror.remote import VARIABLE as REMOTE_VARIABLE
 from tasks.stages.spec import ROOTS
@@ -299,10 +299,8 @@ redis = RedisMessagingSettings.model_fields
 names |= {{"PREFECT_REDIS_MESSAGING_" + name.upper() for name in redis}}
 print(json.dumps(sorted(names)))
 """
-    environment = os.environ | {"PYTHONPATH": str(Path(sys.prefix) / "platform")}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    command = [python_of_commands(), "-c", code]
+    done = subprocess.run(command, env=with_platform(), capture_output=True, text=True, check=True)
     return set(json.loads(done.stdout))
 
 
