@@ -144,7 +144,7 @@ def server(page: Page, log: Path, home: Path) -> Iterator[GuardedProcess | None]
     environment = (
         QUIET
         | dict(os.environ)
-        | {"PREFECT_HOME": str(home), "PREFECT_UI_API_URL": f"{page.url}/api"}
+        | {"PREFECT_HOME": str(home), "PREFECT_SERVER_UI_API_URL": f"{page.url}/api"}
     )
     with log.open("wb") as output:
         process = GuardedProcess(page.command, stdout=output, stderr=output, env=environment)

@@ -56,7 +56,7 @@ def environment(workspace: Workspace) -> dict[str, str]:
 def prefect(workspace: Workspace, platform: Platform, database: str | None) -> Program:
     """Return Prefect's server with its scheduler, late runs, events and automations."""
     values = environment(workspace) | {
-        "PREFECT_UI_API_URL": platform.prefect_api,
+        "PREFECT_SERVER_UI_API_URL": platform.prefect_api,
         "PREFECT_UI_URL": platform.prefect_url,
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,
     }

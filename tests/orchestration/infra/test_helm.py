@@ -188,7 +188,7 @@ def test_the_ingress_and_the_policies_find_what_the_chart_makes():
     assert labels["app"] in policy["matchExpressions"][0]["values"]
     worker = VALUES[WORKER]["worker"]["selfHostedServerApiConfig"]
     assert worker["apiUrl"] == f"http://{name}:4200/api"
-    page = of_kind("ConfigMap")["prefect-server"]["data"]["PREFECT_UI_API_URL"]
+    page = of_kind("ConfigMap")["prefect-server"]["data"]["PREFECT_SERVER_UI_API_URL"]
     assert VALUES[SERVER]["server"]["uiConfig"]["prefectUiApiUrl"] == page
 
 
