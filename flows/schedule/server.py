@@ -43,7 +43,7 @@ def require_server() -> None:
 
 
 def require_release(url: str, release: str) -> None:
-    """Raise BadInput for a server whose release is before this one; '' is not asked."""
+    """Raise BadInput for a server whose release, where it is known, is before this one."""
     if release and Version(release) < Version(prefect.__version__):
         raise BadInput(
             f"the Prefect server at {url} is {release}, older than Prefect here,"

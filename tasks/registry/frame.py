@@ -74,6 +74,7 @@ def place_frame(
 
     present: the files beside the weights of the version that is registered, as its tags say; their
     frame, all but the files `others`, is taken if the same code and packages would give it again.
+    Raises BadInput where torch is not installed, whose version a frame requires.
     """
     made_from = _made_from(kind)
     if present is not None and _metadata(present).get(MADE_FROM) == made_from:

@@ -38,13 +38,14 @@ def stages() -> dict[str, list[tuple[str, str]]]:
 
 def copied() -> set[str]:
     """Return the files that are copied from the build context."""
-    return {
-        source for word, rest in instructions() if word == "COPY" for source in rest.split()[:-1]
-    }
+    context = [
+        rest for word, rest in instructions() if word == "COPY" and not rest.startswith("--from=")
+    ]
+    return {source for rest in context for source in rest.split()[:-1]}
 
 
 def test_both_targets_exist():
-    assert set(stages()) == {"base", *TARGETS}
+    assert set(stages()) == {"base", "source", *TARGETS}
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -85,6 +86,13 @@ def test_every_package_is_installed_from_a_lock_file_without_a_resolver():
     locks = set(re.findall(r"--requirement (\S+)", TEXT))
     names = ("control", "cpu", "gpu", "platform")
     assert locks == {f"infra/requirements/{name}.txt" for name in names}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_image_has_the_project_from_the_one_stage_that_copies_it(target):
+    assert ("COPY", "--from=source /opt/source /opt/source") in stages()[target]
+    (flows,) = [rest for word, rest in instructions() if rest.startswith("flows ")]
+    assert flows == "flows /opt/source/flows" and ("COPY", flows) in stages()["source"]
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -62,7 +62,7 @@ def test_missing_credentials_are_refused(bucket, monkeypatch, tmp_path):
 
 
 class ClientAuthenticationError(Exception):
-    """What Azure's client raises without credentials; its package is not locked."""
+    """The error of Azure's client without credentials; its package is not locked."""
 
 
 class NoToken:
