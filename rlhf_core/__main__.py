@@ -18,6 +18,7 @@ from rlhf_core.config.stage_configs import StageConfig
 from rlhf_core.engine.continued import continued_from
 from rlhf_core.errors import BadInput, GateRefused, RLHFError, StageFailed
 from rlhf_core.evidence.final_metrics import require_final
+from rlhf_core.interpreter.rare_collection import collecting_rarely
 from rlhf_core.metrics import require_declared
 from rlhf_core.process_end import run_and_end
 from rlhf_core.ranks import is_rank_zero, ranks
@@ -65,9 +66,11 @@ def run_stage(spec: StageSpec, run: RunDir) -> StageResult | None:
         (run.path / "failure.json").unlink(missing_ok=True)
     _leave_out_sklearn()
     stage = stage_named(spec.stage)
+    with collecting_rarely():
+        entry = resolve_name(stage.entry)
     typed = _with_config(spec, resolve_name(stage.config))
     with template_date(typed.config.template_date):
-        output: Output = resolve_name(stage.entry)(typed, run)
+        output: Output = entry(typed, run)
     return _write_result(spec, run, output, time.monotonic() - started) if is_rank_zero() else None
 
 

@@ -13,6 +13,7 @@ from typer.core import TyperCommand
 from flows.cli import process, version
 from flows.settings import debugging
 from rlhf_core.errors import PromotionRefused, RLHFError
+from rlhf_core.interpreter.rare_collection import collect_rarely
 from rlhf_core.process_end import run_and_end
 
 EXIT_CODES = (
@@ -184,6 +185,7 @@ def _use_platform(
 
 def run() -> NoReturn:
     """Run the command of this process's arguments, and end the process with its exit code."""
+    collect_rarely()
     run_and_end(main)
 
 

@@ -1,8 +1,8 @@
 """Databases of the servers: PostgreSQL, one each for Prefect and MLflow; Prefect's SQLite file.
 
-Prefect makes a new database by more than 100 migrations, which take four seconds. The set-up of a
-clone has that done once (`python -m flows.platform.database`), and a new workspace begins with a
-copy of the empty database.
+Prefect makes a new database by more than 100 migrations and registers its block types in it, which
+takes five seconds. The set-up of a clone has that done once (`python -m flows.platform.database`),
+and a new workspace begins with a copy of the empty database.
 """
 
 import asyncio
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 DATABASES = {"prefect": "rlhf_prefect", "mlflow": "rlhf_mlflow"}
 DRIVERS = {"prefect": "asyncpg", "mlflow": "psycopg2"}
 CONNECTION = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
+REGISTER_ON_START = "PREFECT_API_BLOCKS_REGISTER_ON_START"
+UPGRADE = ("-m", "prefect", "server", "database", "upgrade", "--yes")
+REGISTER = ("-c", "from flows.platform import database as d; d.register_block_types()")
 MIGRATIONS = "server/database/_migrations/versions/sqlite"  # of Prefect: a file per revision
 
 
@@ -127,11 +130,16 @@ def require_readable(home: Path) -> None:
 
 def _revision(file: Path) -> str | None:
     """Return the revision of a database that Prefect has made; None where there is none."""
+    return _value_in(file, "mode=ro", "SELECT version_num FROM alembic_version")
+
+
+def _value_in(file: Path, mode: str, query: str) -> str | None:
+    """Return the first value that a query finds; None also where the file cannot be read."""
     try:
         with contextlib.closing(
-            sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)
+            sqlite3.connect(f"{file.absolute().as_uri()}?{mode}", uri=True)
         ) as store:
-            row = store.execute("SELECT version_num FROM alembic_version").fetchone()
+            row = store.execute(query).fetchone()
     except sqlite3.Error:  # no file, or none that Prefect's server would read
         return None
     return row[0] if row else None
@@ -149,26 +157,51 @@ def make_first_database() -> None:
     with tempfile.TemporaryDirectory(dir=kept.parent) as home:
         made = Path(home, "prefect.db")
         given = {"PREFECT_HOME": home, CONNECTION: f"sqlite+aiosqlite:///{made}"}
-        upgrade = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"]
-        subprocess.run(upgrade, env=os.environ | given, check=True, stdout=subprocess.DEVNULL)
+        for words in (UPGRADE, REGISTER):
+            command = [sys.executable, *words]
+            subprocess.run(command, env=os.environ | given, check=True, stdout=subprocess.DEVNULL)
         made.replace(kept)
 
 
-def prepare_file(home: Path) -> None:
+def register_block_types() -> None:
+    """Register Prefect's block types in the database of this process, as its server does."""
+    from prefect.server.database import provide_database_interface
+    from prefect.server.models.block_registration import run_block_auto_registration
+
+    async def register() -> None:
+        database = provide_database_interface()
+        async with await database.session() as session:
+            await run_block_auto_registration(session=session)
+        await (await database.engine()).dispose()  # the file has all of it
+
+    asyncio.run(register())
+
+
+def prepare_file(home: Path) -> dict[str, str]:
     """Give Prefect's folder the empty database where it has none, and check the one that it has.
 
-    Of several at once one copies. Raises BadInput as require_readable does.
+    Of several at once one copies. Returns the settings for the next start of a server there: the
+    copy has the block types. Raises BadInput as require_readable does.
     """
     require_readable(home)
     if (home / "prefect.db").exists() or not first_database().exists():
-        return
+        return {}
     home.mkdir(parents=True, exist_ok=True)
     copy = home / f".prefect.db.{secrets.token_hex(8)}"
     # without links, or where another has been faster, the server finds what is there
+    copied = False
     with contextlib.suppress(OSError):
         shutil.copyfile(first_database(), copy)
         os.link(copy, home / "prefect.db")
+        copied = True
     copy.unlink(missing_ok=True)
+    return {REGISTER_ON_START: "false"} if copied and _has_block_types() else {}
+
+
+def _has_block_types() -> bool:
+    """Return True where the empty database has block types; an earlier set-up left them out."""
+    query = "SELECT id FROM block_type LIMIT 1"
+    return _value_in(first_database(), "immutable=1", query) is not None  # adds no files to it
 
 
 if __name__ == "__main__":

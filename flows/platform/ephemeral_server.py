@@ -29,11 +29,11 @@ from tasks.execution.guarded_process import GuardedProcess
 START_SECONDS = 120.0  # a loaded machine takes 20 and more
 PORTS = range(8000, 9000)
 DATABASES = ("PREFECT_API_DATABASE_CONNECTION_URL", CONNECTION)
+PROGRAM = ("tasks.execution.rarely_collecting", "uvicorn")
 NEEDED_LATER = ("mlflow.store.db.utils", "scipy.stats")  # by every run, half a second each
 EPHEMERAL = {
     "PREFECT_UI_ENABLED": "0",
     "PREFECT__SERVER_EPHEMERAL": "1",
-    "PREFECT__SERVER_FINAL": "1",
     "PYTHONSAFEPATH": "1",  # a file of the current folder must not take a library's place
 }
 
@@ -86,7 +86,6 @@ def for_runs() -> Iterator[None]:
     if not _started:
         _start(get_current_settings().to_environment_variables(exclude_unset=True))
     server = _started[0]
-    _import_meanwhile()
     _wait(server)
     atexit.unregister(_end)  # its guard ends it after this process, which need not wait
     note_own(server.url)
@@ -95,13 +94,9 @@ def for_runs() -> Iterator[None]:
         yield
 
 
-def _import_meanwhile() -> None:
-    for name in NEEDED_LATER:
-        importlib.import_module(name)
-
-
 def _wait(server: _Server) -> None:
-    deadline = time.monotonic() + START_SECONDS
+    """Return when the server answers; until then import what the run needs later."""
+    deadline, needed = time.monotonic() + START_SECONDS, iter(NEEDED_LATER)
     while not answers(f"{server.url}/health"):
         if server.process.poll() is not None or time.monotonic() > deadline:
             _end()
@@ -109,7 +104,10 @@ def _wait(server: _Server) -> None:
                 f"Prefect's server did not answer at {server.url} within {START_SECONDS:.0f} s;"
                 " rlhf doctor says what is wrong with the installation."
             )
-        time.sleep(0.05)
+        if name := next(needed, None):
+            importlib.import_module(name)
+        else:
+            time.sleep(0.05)
 
 
 def _free_port() -> int:
@@ -128,13 +126,14 @@ def _end() -> None:
 
 def _start(settings: dict[str, str]) -> None:
     if not any(name in os.environ for name in DATABASES):
-        prepare_file(Path(os.environ["PREFECT_HOME"]))  # set by flows/settings.py
+        # set by flows/settings.py
+        settings = prepare_file(Path(os.environ["PREFECT_HOME"])) | settings
     port = _free_port()
     application = ("--factory", "prefect.server.api.server:create_app")
     address = ("--host", "127.0.0.1", "--port", str(port))
     quiet = ("--log-level", "error", "--lifespan", "on")
     process = GuardedProcess(
-        [sys.executable, "-m", "uvicorn", *application, *address, *quiet],
+        [sys.executable, "-m", *PROGRAM, *application, *address, *quiet],
         env={**os.environ, **EPHEMERAL, **settings},
     )
     _started.append(_Server(port, process))

@@ -10,11 +10,13 @@ import os
 import pickle
 
 from rlhf_core.interpreter.answering import CallResult, answer
+from rlhf_core.interpreter.rare_collection import collect_rarely
 from rlhf_core.process_end import run_and_end
 
 
 def main() -> int:
     """Answer every call on standard input; return the exit code."""
+    collect_rarely()
     calls, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)  # a child must not read a call

@@ -12,6 +12,7 @@ from command_line import rlhf_process
 from flows.platform import database
 from flows.platform.database import (
     MIGRATIONS,
+    REGISTER_ON_START,
     first_database,
     make_first_database,
     prepare_file,
@@ -65,24 +66,37 @@ def kept(tmp_path, monkeypatch) -> Path:
     return tmp_path / "share" / "first.db"
 
 
-def tables(home: Path) -> int:
+def rows(home: Path, query: str) -> int:
     with contextlib.closing(sqlite3.connect(home / "prefect.db")) as store:
-        return len(store.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall())
+        return len(store.execute(query).fetchall())
+
+
+def tables(home: Path) -> int:
+    return rows(home, "SELECT name FROM sqlite_master WHERE type = 'table'")
 
 
 def test_a_new_workspace_begins_with_the_empty_database_of_the_set_up(kept, tmp_path):
-    prepare_file(tmp_path / "none")
+    assert prepare_file(tmp_path / "none") == {}
     assert not (tmp_path / "none").exists()  # nothing was made: the server makes one
     make_first_database()
     assert [file.name for file in kept.parent.iterdir()] == ["first.db"]
     home = tmp_path / "prefect"
     with ThreadPoolExecutor(4) as threads:  # as runs that begin at once
-        list(threads.map(prepare_file, [home] * 4))
+        settings = list(threads.map(prepare_file, [home] * 4))
     assert tables(home) > 30 and [file.name for file in home.iterdir()] == ["prefect.db"]
     require_readable(home)
+    # its block types need not be registered, as the server of the run that copied is told
+    assert rows(home, "SELECT id FROM block_type WHERE is_protected") >= 3
+    assert sorted(settings, key=len) == [{}, {}, {}, {REGISTER_ON_START: "false"}]
     database_at(known_revisions()[0], tmp_path / "used")
-    prepare_file(tmp_path / "used")
+    assert prepare_file(tmp_path / "used") == {}
     assert tables(tmp_path / "used") == 1  # what is there stays
+
+
+def test_block_types_are_registered_where_an_earlier_set_up_has_left_them_out(kept, tmp_path):
+    database_at(known_revisions()[0], kept.parent)
+    (kept.parent / "prefect.db").rename(kept)
+    assert prepare_file(tmp_path / "prefect") == {} and tables(tmp_path / "prefect") == 1
 
 
 def test_the_set_up_has_made_one_for_the_installed_prefect():
