@@ -20,7 +20,7 @@ from tasks.records import events
 from tasks.records.run_record import Record, record_lock
 from tasks.records.workspace import Workspace
 from tasks.spending.spent import prices_of
-from tasks.stages.capacity import require_samplers
+from tasks.stages.capacity import require_machine
 from tasks.stages.contract import check_paths
 from tasks.stages.spec import Artifacts
 from tasks.tracking.client import brief, require_store
@@ -121,7 +121,7 @@ def opened(
     along = models_brought(recipe, workspace)
     wanted = steps()[steps().index(first) : steps().index(last) + 1]
     running = [step for step in wanted if recipe.runs(step)]
-    require_samplers(recipe, running)
+    require_machine(recipe, running)
     if set(running) & set(LEARNING):
         require_cluster(recipe.distributed, workspace.runs)
     record = Record.new(workspace, recipe, name).model_copy(

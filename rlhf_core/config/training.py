@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, StrictBool, model_validator
 
 from rlhf_core.config.fields import Config, NonNegative, Positive, Rate, Share
 from rlhf_core.config.gates import DPOGate, SFTGate
@@ -54,9 +54,13 @@ class Training(Config):
             " gradients too, 3: weights too."
         ),
     )
-    offload_optimizer: bool = Field(
+    offload_optimizer: StrictBool | Literal["disk"] = Field(
         False,
-        description="Keep AdamW's states and run its step in host memory. Needs zero_stage >= 1.",
+        description=(
+            "Keep AdamW's states and run its step in host memory. Needs zero_stage >= 1. 'disk':"
+            " its moments are in a file in TMPDIR, and in host memory during the step alone; on a"
+            " CPU at any zero_stage."
+        ),
     )
     activation_checkpointing: bool = Field(
         False, description="Recompute the activations inside layers: less memory, a third slower."
@@ -111,10 +115,10 @@ class Training(Config):
 
     @model_validator(mode="after")
     def _something_to_offload(self) -> "Training":
-        if self.offload_optimizer and self.zero_stage == 0:
+        if self.offload_optimizer is True and self.zero_stage == 0:
             raise ValueError(
                 "offload_optimizer with zero_stage 0: DeepSpeed offloads from ZeRO 1 on; set"
-                " zero_stage to 1, 2 or 3"
+                " zero_stage to 1, 2 or 3, or on a CPU offload_optimizer to 'disk'"
             )
         return self
 

@@ -14,8 +14,10 @@ from rlhf_core.engine import replicated_checkpoint, zero3_checkpoint
 from rlhf_core.engine.base import Engine, WrappedModel
 from rlhf_core.engine.bootstrap import init_distributed
 from rlhf_core.engine.gathering import gathered_weights
+from rlhf_core.engine.moments_on_disk import MomentsOnDisk
 from rlhf_core.engine.parameter_groups import ParameterGroup, parameter_groups
 from rlhf_core.engine.router import router_loss
+from rlhf_core.engine.scratch import moments_folder
 from rlhf_core.engine.state_layout import Layout
 from rlhf_core.errors import BadInput
 from rlhf_core.ranks import is_rank_zero, ranks
@@ -44,7 +46,7 @@ def deepspeed_config(training: Training, dtype: str) -> dict:
 def _offload(training: Training) -> dict:
     return (
         {"offload_optimizer": {"device": "cpu", "pin_memory": True}}
-        if training.offload_optimizer
+        if training.offload_optimizer and training.zero_stage
         else {}
     )
 
@@ -75,6 +77,8 @@ class DeepSpeedEngine(Engine):
             model=module, optimizer=optimizer, config=self.config
         )
         self.module = module
+        if folder := moments_folder(training, cuda=device().type == "cuda"):
+            MomentsOnDisk(optimizer, self._stepped(), folder)
         # of adapters; models have none
         self._dropouts = [m for m in module.modules() if isinstance(m, nn.Dropout) and m.p > 0]
         _keep_norm(self._engine, module, training.max_grad_norm)
@@ -92,6 +96,14 @@ class DeepSpeedEngine(Engine):
         """Run the module's forward pass, without gradients."""
         self._drop(False)
         return self._engine(*inputs, **options)
+
+    def _stepped(self) -> list[Tensor]:
+        """Return the tensors that AdamW steps: the weights, or this rank's flat shares of them."""
+        if self._sharded:
+            return list(self._engine.optimizer.fp32_partitioned_groups_flat)
+        return [
+            weight for group in self._engine.optimizer.param_groups for weight in group["params"]
+        ]
 
     def _drop(self, on: bool) -> None:
         for dropout in self._dropouts:

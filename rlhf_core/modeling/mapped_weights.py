@@ -3,12 +3,16 @@
 transformers maps a file into memory where a model has the file's number type: the ranks of a host
 then share its pages, and no rank holds a copy. The engine turns weight by weight into float32, on
 its device or for its share under ZeRO 3. A model that does not learn keeps on a CPU what has its
-number type already.
+number type already, and `release_pages` gives the memory of these back between its passes.
 """
 
 import contextlib
+import ctypes
+import mmap
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from weakref import WeakSet
 
 import torch
 from safetensors import safe_open
@@ -17,6 +21,7 @@ from torch import nn
 from rlhf_core.batching.batch import device
 from rlhf_core.config import Training
 
+_frozen: WeakSet[nn.Module] = WeakSet()  # models that nobody writes to
 TYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
@@ -58,3 +63,38 @@ def as_float32(model: nn.Module) -> Iterator[None]:
     finally:
         for weight, data in rounded:
             weight.data = data
+
+
+def never_written(model: nn.Module) -> None:
+    """Note that the weights of a model stay as they are, for `release_pages`."""
+    _frozen.add(model)
+
+
+def release_pages() -> None:
+    """Give the memory of frozen models' weights back that are in their files.
+
+    The kernel keeps the pages in its cache while nobody else needs the memory; the next pass finds
+    them there, or reads the files again.
+    """
+    files = _mapped_files()
+    weights = [weight for model in _frozen for weight in model.parameters()] if files else []
+    page = mmap.PAGESIZE
+    for weight in weights:
+        begin, end = weight.data_ptr(), weight.data_ptr() + weight.nbytes
+        if any(low <= begin and end <= high for low, high in files):
+            first, last = -(-begin // page) * page, end // page * page
+            _advise(first, last - first)
+
+
+def _mapped_files() -> list[tuple[int, int]]:
+    """Return the addresses, begin and end, where safetensors files are in memory."""
+    if sys.platform != "linux":
+        return []
+    lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
+    own = [line.split(maxsplit=1)[0] for line in lines if line.endswith(".safetensors")]
+    return [(int(low, 16), int(high, 16)) for low, high in (span.split("-") for span in own)]
+
+
+def _advise(begin: int, size: int) -> None:
+    if size > 0:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(size), mmap.MADV_DONTNEED)

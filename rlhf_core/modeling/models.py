@@ -25,7 +25,7 @@ from rlhf_core.modeling.half import (
     round_to_bfloat16,
 )
 from rlhf_core.modeling.lora import HEAD, merge_adapter
-from rlhf_core.modeling.mapped_weights import has_rounded_buffers, type_in_files
+from rlhf_core.modeling.mapped_weights import has_rounded_buffers, never_written, type_in_files
 from rlhf_core.modeling.token_scores import TokenQuery, TokenScores, read_tokens
 from rlhf_core.modeling.trainable import load_config, require_complete
 from rlhf_core.ranks import is_rank_zero
@@ -140,6 +140,7 @@ def _placed(module: nn.Module, types: Mapping[nn.Parameter, torch.dtype]) -> nn.
     """
     for weight, kind in types.items():
         weight.data = weight.data.to(device(), kind)
+    never_written(module)
     return module.to(device())
 
 

@@ -84,11 +84,14 @@ def training_state(
         else w * (parameters / strategy.devices + min(parameters, LIVE_PARAMETERS))
     )
     gradients = w * (share if stage >= 2 else learning)
-    optimizer = FLOAT * (1 + ADAM_STATES) * share if sharded else FLOAT * ADAM_STATES * learning
+    masters = FLOAT * share if sharded else 0
+    moments = FLOAT * ADAM_STATES * (share if sharded else learning)
+    kept = 0 if strategy.offload_optimizer == "disk" else moments  # between the steps
     # autocast's gradients have a bucket of their own
     of_casts = (w if stage < 3 else HALF) if strategy.autocast else 0
     bucket = w * min(BUCKET, learning) if touched_only else (w + of_casts) * BUCKET
-    offloaded = strategy.offload_optimizer and sharded
+    offloaded = bool(strategy.offload_optimizer) and sharded
+    step = w * share if sharded else w * min(BUCKET, learning) * (strategy.devices > 1)
     return TrainingState(
         weights=weights,
         casts=HALF * matrices if strategy.autocast and stage < 3 else 0,
@@ -96,12 +99,10 @@ def training_state(
         if strategy.autocast and stage < 3
         else 0,
         gradients=gradients,
-        optimizer=0 if offloaded else optimizer,
+        optimizer=0 if offloaded else masters + kept,
         buckets=bucket if sharded else 0,
-        stepping=(0 if offloaded else w * share)
-        if sharded
-        else w * min(BUCKET, learning) * (strategy.devices > 1),
-        host=optimizer + FLOAT * share if offloaded else 0,
+        stepping=0 if offloaded else step + moments - kept,
+        host=masters + FLOAT * share + kept if offloaded else 0,
     )
 
 

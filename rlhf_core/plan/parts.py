@@ -116,9 +116,23 @@ def frozen(inputs: PlanInputs, model: str, phases: tuple[str, ...] | None = None
     return MemoryPart(model, "weights", on_device, phases)
 
 
+def resting(inputs: PlanInputs, model: str, phase: str) -> MemoryPart:
+    """Return the weights of a model that does not learn, and is read in one phase of several.
+
+    On a CPU weights in their files' number type are in memory then alone: those in float32 that
+    the run itself has saved so.
+    """
+    strategy, given = inputs.strategy, inputs.recipe.model
+    brought = given.reward if model == "reward" else given.sft
+    saved = brought is None and given.export_dtype != "bfloat16"
+    in_files = inputs.hardware.kind == "cpu" and strategy.frozen == "whole"
+    rests = in_files and saved and strategy.frozen_bytes == memory.FLOAT
+    return frozen(inputs, model, (phase,) if rests else None)
+
+
 def reward_ensemble(inputs: PlanInputs) -> MemoryPart:
     """Return the weights of all members of the reward ensemble."""
-    one = frozen(inputs, "reward")
+    one = resting(inputs, "reward", "experience")
     return replace(one, bytes=one.bytes * inputs.recipe.reward.ensemble)
 
 

@@ -189,7 +189,8 @@ def is_possible(stage: str, strategy: Strategy) -> bool:
         return False
     if stage == "evaluate" and strategy.frozen != "sharded" and strategy.sampler_over > 1:
         return False
-    return strategy.zero_stage > 0 or not (strategy.offload_optimizer or strategy.half_weights)
+    in_host = strategy.offload_optimizer is True
+    return strategy.zero_stage > 0 or not (in_host or strategy.half_weights)
 
 
 def _token_levels(recipe: Recipe, plan: StagePlan) -> list[int]:

@@ -77,7 +77,7 @@ def _ppo_frozen(inputs: PlanInputs) -> list[MemoryPart]:
         on_trunk = ppo.reward_trunk == "reference"
         held.append(parts.reward_adapter(inputs) if on_trunk else parts.reward_ensemble(inputs))
     if ppo.reference == "copy":
-        held.append(parts.frozen(inputs, "reference"))
+        held.append(parts.resting(inputs, "reference", "experience"))
     return held
 
 

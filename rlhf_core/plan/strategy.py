@@ -25,7 +25,8 @@ class Strategy:
     # weights and gradients in bfloat16, float32 master weights with the optimizer
     half_weights: bool = False
     checkpointing: bool = False  # activations recomputed layer by layer
-    offload_optimizer: bool = False  # optimizer states in host memory
+    # optimizer states in host memory; 'disk': its moments are there during the step alone
+    offload_optimizer: bool | Literal["disk"] = False
     # of the matrices of models that do not learn; None: dtype
     frozen_dtype: Literal["float32", "bfloat16"] | None = None
     frozen: Literal["whole", "sharded", "offloaded"] = "whole"  # where models that do not learn are

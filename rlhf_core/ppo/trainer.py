@@ -18,6 +18,7 @@ from rlhf_core.engine.base import Engine
 from rlhf_core.errors import Diverged
 from rlhf_core.modeling.half import saved_dtype
 from rlhf_core.modeling.lora import plain_tensors, save_adapter
+from rlhf_core.modeling.mapped_weights import release_pages
 from rlhf_core.ppo.dynamic_sampling import RewardedRollout, Wanted, fill_batch, with_rewards
 from rlhf_core.ppo.experience import Experience, make_experience
 from rlhf_core.ppo.layout import load_models
@@ -120,7 +121,7 @@ class Trainer:
                 f"the rollout is {rollout.age} steps old; expected at most max_rollout_age"
                 f" {self.config.max_rollout_age}"
             )
-        return make_experience(
+        experience = make_experience(
             rollout,
             self.models,
             self.config,
@@ -128,6 +129,8 @@ class Trainer:
             pad_id=self.tokenizer.pad_token_id,
             running=state.scores,
         )
+        release_pages()  # of reference and reward model, which rest until the next rollout
+        return experience
 
     def sync(self, step: int | None = None) -> float:
         """Copy the actor's weights, or its adapter, into the sampler; return the seconds.

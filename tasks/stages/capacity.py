@@ -1,4 +1,4 @@
-"""Check before training that the pipeline can use the models, and that the samplers are installed.
+"""Check before training that the pipeline can use the models, the samplers and the disk.
 
 The longest allowed row fits context and sampler cache, there are embeddings for every token, and a
 model from which a reward model or critic is made can have a scalar head.
@@ -7,10 +7,12 @@ model from which a reward model or critic is made can have a scalar head.
 from pathlib import Path
 
 from rlhf_core.config import Recipe, Training
+from rlhf_core.engine.scratch import moments_folder
 from rlhf_core.errors import BadInput, ConfigError
 from rlhf_core.modeling.requirements import WITHOUT_SCALAR_HEAD, embedding_rows, read_config
 from rlhf_core.plan.shape import FAMILIES
 from rlhf_core.stage_catalogue import LEARNING, SAMPLING
+from tasks.execution.launcher import has_cuda
 from tasks.execution.stage_calls import ask
 from tasks.stages.reward_start import require_same_base
 from tasks.stages.spec import Artifacts
@@ -191,6 +193,12 @@ def require_served(recipe: Recipe, model: Path) -> None:
         )
 
 
+def require_machine(recipe: Recipe, stages: list[str]) -> None:
+    """Raise BadInput when this machine lacks what a stage needs that is to run."""
+    require_samplers(recipe, stages)
+    require_disk(recipe, stages)
+
+
 def require_samplers(recipe: Recipe, stages: list[str]) -> None:
     """Raise BadInput when a stage that is to run samples with vLLM, and there is none."""
     wanting = [
@@ -202,3 +210,11 @@ def require_samplers(recipe: Recipe, stages: list[str]) -> None:
             f" set {' and '.join(f'{stage}.sampling.engine' for stage in wanting)} to"
             " 'transformers' (slower, the same statistics)."
         )
+
+
+def require_disk(recipe: Recipe, stages: list[str]) -> None:
+    """Raise BadInput when a stage that is to learn cannot have its optimizer's moments on disk."""
+    for stage in LEARNING:
+        section = recipe.section(stage)
+        if stage in stages and isinstance(section, Training):
+            moments_folder(section, cuda=has_cuda())

@@ -74,3 +74,10 @@ def test_checkpointing_runs_a_layer_again_in_the_backward_pass(tiny_model, on, p
 def test_bfloat16_products_move_the_loss_by_their_rounding_only(tiny_model, plain):
     found = steps(tiny_model, dtype="bfloat16")
     assert found != plain and found == pytest.approx(plain, rel=0.05)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_moments_on_disk_give_the_numbers_of_those_in_memory(tiny_model, zero_stage):
+    in_memory = {"zero_stage": zero_stage, "offload_optimizer": zero_stage > 0}
+    on_disk = in_memory | {"offload_optimizer": "disk"}
+    assert steps(tiny_model, **on_disk) == steps(tiny_model, **in_memory)

@@ -127,11 +127,12 @@ def test_reward_models_critics_and_shared_trunks_decay_alike(with_biases):
     )
 
 
+@pytest.mark.parametrize("offload", [False, "disk"])
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_a_stage_with_decay_goes_on_from_its_checkpoint_as_if_not_interrupted(
-    with_biases, zero_stage
+    with_biases, zero_stage, offload
 ):
-    config = SFT(weight_decay=DECAY, zero_stage=zero_stage)
+    config = SFT(weight_decay=DECAY, zero_stage=zero_stage, offload_optimizer=offload)
     whole = DeepSpeedEngine(load_policy(with_biases), config, dtype="float32")
     for _ in range(2):
         learn(whole)

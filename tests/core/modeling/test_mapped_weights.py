@@ -2,14 +2,21 @@
 
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import SFT, LoRA
 from rlhf_core.engine.deepspeed import DeepSpeedEngine
-from rlhf_core.modeling.mapped_weights import has_rounded_buffers, maps_weights, type_in_files
+from rlhf_core.modeling.mapped_weights import (
+    has_rounded_buffers,
+    maps_weights,
+    release_pages,
+    type_in_files,
+)
 from rlhf_core.modeling.models import inference, load_policy, load_scalar
 
 BATCH = collate([Sequence([7, 9], [8, 10, 11])], 0)
@@ -118,3 +125,47 @@ def test_constants_in_less_than_float32_are_seen():
 def test_a_cpu_maps_weights_where_zero_divides_them():
     assert maps_weights(SFT(zero_stage=3))
     assert not maps_weights(SFT(zero_stage=2)) and not maps_weights(SFT(lora=LoRA()))
+
+
+def resident(folder: Path) -> int:
+    """The bytes of a folder's files that are in this process's memory."""
+    maps = psutil.Process().memory_maps(grouped=False)
+    return sum(one.rss for one in maps if one.path.startswith(str(folder)))
+
+
+@pytest.fixture
+def wide_model(tmp_path) -> Path:
+    """Return a model whose embeddings take many pages."""
+    config = LlamaConfig(
+        vocab_size=4096,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        pad_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "wide")
+    return tmp_path / "wide"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a CPU")
+def test_between_its_passes_a_frozen_model_leaves_memory(wide_model):
+    forward = inference(load_policy(wide_model, mapped=True), dtype="float32")
+    expected = forward(BATCH)
+    before = resident(wide_model)
+    release_pages()
+    assert resident(wide_model) < before / 10
+    assert forward(BATCH).equal(expected)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="on a CPU")
+def test_released_pages_are_neither_those_of_a_model_that_learns_nor_of_copies(
+    wide_model, half_model
+):
+    copied = inference(load_policy(half_model, mapped=True), dtype="float32")  # in main memory
+    engine = DeepSpeedEngine(load_policy(wide_model), SFT(), dtype="float32")
+    engine.backward(engine(BATCH).square().mean())
+    engine.step(1e-2)
+    expected = [copied(BATCH), engine.infer(BATCH)]
+    release_pages()
+    assert copied(BATCH).equal(expected[0]) and engine.infer(BATCH).equal(expected[1])

@@ -157,6 +157,7 @@ def recipe_of(folder: Path, dtype: str, zero_stage: int, layout: dict | None = N
                     "epochs": 1,
                     "max_train": 24,
                     "lora": layout.get("lora", False),
+                    "offload_optimizer": layout.get("offload_optimizer", False),
                 }
             ),
             "reward": learning | {"batch_size": 6, "epochs": 1, "max_train": 12},
@@ -245,14 +246,17 @@ def measured_and_predicted(
 
 
 SHARED = {"lora": True, "reference": "adapter-off", "critic": "shared"}
+ON_DISK = {"offload_optimizer": "disk"}
 CASES = [
     ("sft", "float32", 0, {}),
     ("sft", "bfloat16", 0, {}),
     ("sft", "float32", 2, {}),
     ("sft", "float32", 0, {"lora": True}),
     ("sft", "float32", 0, {"logits_mib": 2}),  # by chunks of 64 positions
+    ("sft", "float32", 0, ON_DISK),
     ("reward", "float32", 0, {}),
     ("ppo", "float32", 0, {}),
+    ("ppo", "float32", 0, ON_DISK),
     ("ppo", "float32", 0, SHARED),
     ("evaluate", "float32", 0, {}),
 ]

@@ -54,6 +54,17 @@ def test_offloading_moves_the_optimizer_to_the_host():
     assert (off.weights, off.gradients) == (on.weights, on.gradients)
 
 
+def test_moments_on_disk_are_in_memory_while_the_optimizer_steps():
+    plain = memory.training_state(10**9, 0, Strategy(1))
+    disk = memory.training_state(10**9, 0, Strategy(1, offload_optimizer="disk"))
+    assert (disk.optimizer, disk.stepping) == (0, plain.stepping + 8e9)
+    host = Strategy(1, zero_stage=2, devices=4, offload_optimizer=True)
+    moved = memory.training_state(10**9, 0, host)
+    disk = memory.training_state(10**9, 0, replace(host, offload_optimizer="disk"))
+    assert (disk.optimizer, disk.stepping) == (moved.optimizer, moved.stepping) == (0, 0)
+    assert disk.host == moved.host - 8e9 / 4
+
+
 @pytest.mark.parametrize(
     ("name", "kib"), [("llama-2-7b", 512), ("llama-2-70b", 320), ("llama-3-8b", 128)]
 )

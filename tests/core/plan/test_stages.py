@@ -115,6 +115,24 @@ def test_matrices_that_do_not_learn_take_two_or_four_bytes_and_embeddings_four(m
     assert found["actor"] == 4 * shape.policy
 
 
+@pytest.mark.parametrize(
+    ("model", "rests"),
+    [
+        ({"dtype": "float32"}, {"reference", "reward"}),
+        ({"dtype": "bfloat16"}, set()),  # converted into memory
+        ({"dtype": "float32", "export_dtype": "bfloat16"}, set()),
+        ({"dtype": "float32", "reward": "r"}, {"reference"}),  # of a type that nobody has looked at
+    ],
+)
+def test_on_a_cpu_models_in_their_files_are_in_memory_while_they_score(model, rests):
+    cpu = Hardware("cpu", 80 * GIB, GIB)
+    plan = planned("llama-2-7b", "ppo", cpu, model={"base": "m"} | model)
+    held = {p.model: p for p in plan.parts if p.kind == "weights"}
+    assert {name for name, part in held.items() if part.phases == ("experience",)} == rests
+    gpu = planned("llama-2-7b", "ppo", model={"base": "m"} | model)
+    assert {p.phases for p in gpu.parts if p.model in ("reference", "reward")} == {None}
+
+
 def test_one_device_without_zero_copies_no_gradients():
     alone, two = (planned("7b", "sft", devices=count) for count in (1, 2))
     bytes_of = [sum(p.bytes for p in plan.parts if p.kind == "buffers") for plan in (alone, two)]

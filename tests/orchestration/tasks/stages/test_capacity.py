@@ -19,11 +19,12 @@ from transformers import (
 )
 
 from rlhf_core.data.tokenizer import load_tokenizer
+from rlhf_core.engine import scratch
 from rlhf_core.errors import BadInput
 from rlhf_core.interpreter import installed
 from rlhf_core.modeling.models import load_scalar, save_model
 from tasks.stages import validate
-from tasks.stages.capacity import require_samplers
+from tasks.stages.capacity import require_disk, require_samplers
 
 
 @pytest.mark.parametrize(
@@ -279,3 +280,13 @@ def test_a_given_sft_model_whose_router_learns_is_refused_with_shared_prompts(
         validate.spec(prepared_recipe(model=model, ppo=sharing), have)
     without = sharing | {"router_aux_loss_coef": 0.0}
     assert validate.spec(prepared_recipe(model=model, ppo=without), have)
+
+
+def test_an_optimizer_on_disk_is_refused_where_temporary_files_are_in_memory(monkeypatch):
+    recipe = prepared_recipe(ppo={"offload_optimizer": "disk"})
+    monkeypatch.setattr(scratch, "_file_system", lambda folder: "tmpfs")
+    require_disk(recipe, ["sft", "reward", "evaluate"])
+    with pytest.raises(BadInput, match=r"in main memory \(tmpfs\); expected a folder on a disk"):
+        require_disk(recipe, ["sft", "ppo"])
+    monkeypatch.setattr(scratch, "_file_system", lambda folder: "ext4")
+    require_disk(recipe, ["sft", "ppo"])
