@@ -60,7 +60,7 @@ def training_state(
     matrices: int,
     strategy: Strategy,
     *,
-    touched_only: bool = False,
+    on_cpu: bool = False,
     adapters: int | None = None,
 ) -> TrainingState:
     """Return the states of AdamW training.
@@ -69,8 +69,8 @@ def training_state(
     in stage 2 the gradients too, in stage 3 the weights too.
     Source: Rajbhandari et al. 2020, section 3, as DeepSpeed implements it.
     parameters: P. matrices: weights of linear maps, which autocast copies.
-    touched_only: count the bytes of a bucket that are written, as host memory does, and not those
-    that are reserved.
+    on_cpu: the device is host memory. Only those bytes of a bucket count that are written, not all
+    that are reserved, and offloading to it moves nothing.
     adapters: number of parameters that learn (adapters and a head) beside the P, which are frozen.
     Gradients, optimizer and buckets are then only of these.
     """
@@ -89,8 +89,8 @@ def training_state(
     kept = 0 if strategy.offload_optimizer == "disk" else moments  # between the steps
     # autocast's gradients have a bucket of their own
     of_casts = (w if stage < 3 else HALF) if strategy.autocast else 0
-    bucket = w * min(BUCKET, learning) if touched_only else (w + of_casts) * BUCKET
-    offloaded = bool(strategy.offload_optimizer) and sharded
+    bucket = w * min(BUCKET, learning) if on_cpu else (w + of_casts) * BUCKET
+    offloaded = bool(strategy.offload_optimizer) and sharded and not on_cpu
     step = w * share if sharded else w * min(BUCKET, learning) * (strategy.devices > 1)
     return TrainingState(
         weights=weights,

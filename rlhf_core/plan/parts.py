@@ -26,6 +26,11 @@ class PlanInputs:
     batch: BatchShape
     lora: LoRA | None
 
+    @property
+    def sampler_sleeps(self) -> bool:
+        """True if vLLM releases its memory while models train, which it does on GPUs alone."""
+        return self.strategy.sampler_sleeps and self.hardware.kind == "gpu"
+
 
 def learner(inputs: PlanInputs, model: str) -> list[MemoryPart]:
     """Return the parts of a model with an optimizer.
@@ -229,5 +234,5 @@ def _state(inputs: PlanInputs, model: str) -> memory.TrainingState:
     on_cpu = inputs.hardware.kind == "cpu"
     adapters = adapter_parameters(_shape(inputs, model), inputs.lora) if inputs.lora else None
     return memory.training_state(
-        *_parameters(inputs, model), inputs.strategy, touched_only=on_cpu, adapters=adapters
+        *_parameters(inputs, model), inputs.strategy, on_cpu=on_cpu, adapters=adapters
     )

@@ -30,11 +30,17 @@ COSTS: dict[str, CostOfValue] = {  # by setting, in the order in which they are 
     "zero_stage": {1: 1, 2: 2, 3: 3},
     "checkpointing": {True: 4},
     "sampler_sleeps": {True: 5},
-    "offload_optimizer": {True: 7},
+    "offload_optimizer": {True: 7, "disk": 7},
     "sampler_over": {MOST_PER_HOST: 8},
     "frozen": {"sharded": 6, "offloaded": UNOFFERED + 6},
     "half_weights": {True: UNOFFERED + 7},
 }
+# what saves nothing on a device of this kind: on a CPU, all is in host memory anyway
+IN_VAIN: dict[str, set[tuple[str, Any]]] = {
+    "cpu": {("sampler_sleeps", True), ("offload_optimizer", True)},
+    "gpu": {("offload_optimizer", "disk")},
+}
+ON_DISK = "the optimizer's moments on disk"
 TEXTS = {
     "checkpointing": "gradient checkpointing",
     "sampler_sleeps": "vLLM asleep while the policy learns",
@@ -45,7 +51,7 @@ TEXTS = {
 OPTIONS = {
     "checkpointing": "{stage}.activation_checkpointing=true",
     "sampler_sleeps": "{stage}.sampling.sleep=true",
-    "offload_optimizer": "{stage}.offload_optimizer=true",
+    "offload_optimizer": "{stage}.offload_optimizer={offload}",
     "sampler_over": "{stage}.sampling.tensor_parallel={over}",
 }
 
@@ -157,7 +163,9 @@ def _options(plan: StagePlan, name: str) -> list[tuple[int, tuple[str, Any]]]:
     choices = [(0, (name, present))]
     if _applies(plan.stage, name):
         choices += [
-            (cost, (name, value)) for value, cost in COSTS[name].items() if value != present
+            (cost, (name, value))
+            for value, cost in COSTS[name].items()
+            if value != present and (name, value) not in IN_VAIN[plan.hardware.kind]
         ]
     if name == "zero_stage":  # never less than the recipe's
         return [(cost, (name, stage)) for cost, (name, stage) in choices if stage >= present]
@@ -239,7 +247,8 @@ def _changes(plan: StagePlan, after: Strategy) -> Iterator[Change]:
         )
     for name, text in TEXTS.items():
         if getattr(after, name) != getattr(before, name):
-            yield Change(text, _option(name, stage, after.sampler_over))
+            on_disk = getattr(after, name) == "disk"
+            yield Change(ON_DISK if on_disk else text, _option(name, stage, after))
     if after.frozen != before.frozen:
         where = {"sharded": "over all devices", "offloaded": "in host memory"}[after.frozen]
         option = f"--set {stage}.frozen=sharded" if after.frozen == "sharded" else ""
@@ -253,6 +262,10 @@ def _changes(plan: StagePlan, after: Strategy) -> Iterator[Change]:
         yield Change(f"{after.devices} devices", option)
 
 
-def _option(name: str, stage: str, over: int) -> str:
+def _option(name: str, stage: str, after: Strategy) -> str:
     """Return the option on the command line, '' for a change that no recipe offers."""
-    return f"--set {OPTIONS[name].format(stage=stage, over=over)}" if name in OPTIONS else ""
+    if name not in OPTIONS:
+        return ""
+    offload = str(after.offload_optimizer).lower()
+    option = OPTIONS[name].format(stage=stage, over=after.sampler_over, offload=offload)
+    return f"--set {option}"

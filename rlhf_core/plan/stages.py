@@ -48,7 +48,7 @@ def _ppo(inputs: PlanInputs) -> list[MemoryPart]:
         return held
     ppo = inputs.recipe.ppo
     phases = tuple(dict.fromkeys(phase for part in held for phase in part.phases or ()))
-    awake = () if inputs.strategy.sampler_sleeps else phases
+    awake = () if inputs.sampler_sleeps else phases
     beside = phases if ppo.generates_ahead else ()  # in a process of its own, in the same memory
     return [*held, *parts.sampler(inputs, "ppo", ppo.rollout_batch, awake, generates=beside)]
 
@@ -117,7 +117,7 @@ def _evaluate(inputs: PlanInputs) -> list[MemoryPart]:
     ]
     if inputs.recipe.has_reward:
         held += [parts.frozen(inputs, "reward", (scored,)), *parts.reader(inputs, "reward", scored)]
-    awake = () if inputs.strategy.sampler_sleeps else (scored, compared)
+    awake = () if inputs.sampler_sleeps else (scored, compared)
     return [*held, *parts.sampler(inputs, "evaluate", inputs.recipe.evaluate.max_prompts, awake)]
 
 

@@ -87,7 +87,7 @@ def _notes(models: StageModels, first: StagePlan) -> Iterator[Text]:
     )
     if first.hardware.kind == "cpu" and GIVES_BACK not in environment():
         yield Text(
-            "glibc keeps freed memory: the models' part is 22% to 43% larger (measured) unless"
+            "glibc keeps freed memory: the models' part is 15% to 45% larger (measured) unless"
             f" {GIVES_BACK}=65536 is set."
         )
     if first.strategy.devices > 1:

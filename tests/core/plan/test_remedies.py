@@ -69,3 +69,23 @@ def test_70b_with_four_models_needs_what_training_does_not_offer():
     assert -plan.spare > 2_000 * GIB
     assert any(not change.option for change in remedy.changes)
     assert remedy.plan.fits and remedy.plan.host > 0
+
+
+def test_on_a_cpu_the_moments_go_to_disk_and_neither_sleep_nor_host_memory_helps():
+    """SmolLM2 in float32 with four models: 2 x 8 bytes a weight less between the steps."""
+    cpu = Hardware("cpu", 80 * GIB, GIB)
+    whole = planned("smollm2-135m", "ppo", cpu, devices=1)
+    asleep = planned("smollm2-135m", "ppo", cpu, devices=1, ppo={"sampling": {"sleep": True}})
+    moved = planned(
+        "smollm2-135m", "ppo", cpu, devices=1, ppo={"zero_stage": 1, "offload_optimizer": True}
+    )
+    kept = planned("smollm2-135m", "ppo", cpu, devices=1, ppo={"zero_stage": 1})
+    assert asleep.peak == whole.peak and (moved.peak, moved.host) == (kept.peak, 0)
+    least = {"micro_batch_tokens": 1, "sampling": {"kv_cache_mib": 1}}
+    peak = planned("smollm2-135m", "ppo", cpu, devices=1, ppo=least).peak
+    small = Hardware("cpu", int(peak - 0.5 * GIB), GIB)
+    remedy = remedied(
+        planned("smollm2-135m", "ppo", small, devices=1, ppo=least), "smollm2-135m", ppo=least
+    )
+    assert [change.option for change in remedy.changes] == ["--set ppo.offload_optimizer=disk"]
+    assert load_recipe("smollm2", ["ppo.offload_optimizer=disk"]).ppo.offload_optimizer == "disk"
