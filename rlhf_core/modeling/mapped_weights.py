@@ -87,12 +87,15 @@ def release_pages() -> None:
 
 
 def _mapped_files() -> list[tuple[int, int]]:
-    """Return the addresses, begin and end, where safetensors files are in memory."""
+    """Return the addresses, begin and end, at which files are in this process's memory.
+
+    By their inodes: a cache's file, to which a model's name is a link, has any name.
+    """
     if sys.platform != "linux":
         return []
     lines = Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()
-    own = [line.split(maxsplit=1)[0] for line in lines if line.endswith(".safetensors")]
-    return [(int(low, 16), int(high, 16)) for low, high in (span.split("-") for span in own)]
+    spans = [span for span, _, _, _, inode, *_ in map(str.split, lines) if inode != "0"]
+    return [(int(low, 16), int(high, 16)) for low, high in (span.split("-") for span in spans)]
 
 
 def _advise(begin: int, size: int) -> None:
