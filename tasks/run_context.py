@@ -111,19 +111,8 @@ def opened(
     from prefect import runtime  # only here: planning a run must not load Prefect
 
     workspace = Workspace.here()
-    first, last = _span(recipe, from_stage, until)
-    require_stages()
-    require_store(workspace.tracking_uri)
-    require_rights(workspace.tracking_uri, recipe.registry)
-    mirror.begin(workspace)
-    check_paths(recipe)
-    prices_of(recipe, workspace)  # before anything runs
-    along = models_brought(recipe, workspace)
-    wanted = steps()[steps().index(first) : steps().index(last) + 1]
-    running = [step for step in wanted if recipe.runs(step)]
-    require_machine(recipe, running)
-    if set(running) & set(LEARNING):
-        require_cluster(recipe.distributed, workspace.runs)
+    first, last = span(recipe, from_stage, until)
+    along = require_runnable(recipe, workspace, first, last)
     record = Record.new(workspace, recipe, name).model_copy(
         update={"flow_run_id": runtime.flow_run.id}
     )
@@ -147,12 +136,34 @@ def opened(
         _mirror(context)
 
 
+def require_runnable(recipe: Recipe, workspace: Workspace, first: str, last: str) -> Artifacts:
+    """Check all that can refuse a run of the steps from `first` to `last` before anything runs.
+
+    Returns the artifacts that no stage of the run makes, as of RunContext. Raises BadInput, and
+    what the stores raise that are asked.
+    """
+    require_stages()
+    require_store(workspace.tracking_uri)
+    require_rights(workspace.tracking_uri, recipe.registry)
+    mirror.begin(workspace)
+    check_paths(recipe)
+    prices_of(recipe, workspace)
+    along = models_brought(recipe, workspace)
+    wanted = steps()[steps().index(first) : steps().index(last) + 1]
+    running = [step for step in wanted if recipe.runs(step)]
+    require_machine(recipe, running)
+    if set(running) & set(LEARNING):
+        require_cluster(recipe.distributed, workspace.runs)
+    return along
+
+
 def _mirror(context: RunContext) -> None:
     """Wait until the remote has the run directories of a run that has ended, if there is one."""
     mirror.end(context.workspace, [stage.run_dir for stage in context.record.stages])
 
 
-def _span(recipe: Recipe, from_stage: str | None, until: str | None) -> tuple[str, str]:
+def span(recipe: Recipe, from_stage: str | None, until: str | None) -> tuple[str, str]:
+    """Return the first and the last step of a run. Raises BadInput for steps that it has not."""
     first = _known(recipe, from_stage) if from_stage else PREPARE.name
     last = _known(recipe, until) if until else PROMOTE
     if steps().index(first) > steps().index(last):

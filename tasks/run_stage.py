@@ -77,7 +77,8 @@ def _run_stage(context: RunContext, stage: Stage, given: tuple[StageOutput, ...]
 def _run_process(context: RunContext, spec: StageSpec, check: HeldoutCheck | None) -> StageRun:
     run_dir, tracker = context.workspace.run_dir(spec), context.tracker
     stage_process.bring(spec, run_dir)
-    recorded = (run_dir / "result.json").exists()
+    ahead = stage_process.is_ahead(run_dir)  # of this run, even if it has ended by now
+    recorded = (run_dir / "result.json").exists() and not ahead
     if context.is_recorded_only(spec.stage) and not recorded:
         raise BadInput(
             f"stage {spec.stage} of this recipe has not been run: nothing is recorded in {run_dir}."

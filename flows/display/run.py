@@ -4,7 +4,7 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from rich.console import Console
 
@@ -15,13 +15,14 @@ from flows.platform import prefect_address
 from flows.platform.pages import NO_ACCOUNT, answers, refuses_account
 from flows.progress.display import LiveDisplay
 from flows.settings import quiet_libraries
-from rlhf_core.config import load_recipe, read_recipe
+from rlhf_core.config import Recipe, load_recipe, read_recipe
 from rlhf_core.errors import BadInput, RLHFError
+from tasks.execution import dropped_signals
 from tasks.mirror.remote import Remote
 from tasks.records import events
 from tasks.records.run_record import RECIPE_FILES, Record, find_records
 from tasks.records.workspace import Workspace
-from tasks.run_result import rows_of
+from tasks.run_result import PipelineResult, rows_of
 from tasks.tracking.address import redacted, require_address
 
 
@@ -50,7 +51,7 @@ def run_recipe(
     result, error = None, None
     try:
         with _ending_at_ctrl_c(), contextlib.redirect_stdout(sys.stderr), display:
-            result = _pipeline()(recipe, from_stage=span[0], until=span[1])
+            result = _result(recipe, *span)
     except RLHFError as raised:
         error = raised
     except Exception as raised:
@@ -94,6 +95,7 @@ def _ending_at_ctrl_c() -> Iterator[None]:
     # Prefect raises SIGTERM once more when it has cleaned up; without a handler it would end this
     # process before the display has ended.
     before_term = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    dropped_signals.listen()  # the first stage raises what is dropped before it
     try:
         yield
     except Exception as error:
@@ -105,10 +107,16 @@ def _ending_at_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before_term)
 
 
-def _pipeline() -> Callable:
-    from flows.pipeline import run_pipeline
+def _result(recipe: Recipe, first: str | None, last: str | None) -> PipelineResult:
+    """Run the pipeline; a lasting server gives its first stage devices before it begins."""
+    with contextlib.ExitStack() as begun:
+        if not prefect_address.is_named():
+            from tasks import first_stage
 
-    return run_pipeline
+            begun.enter_context(first_stage.started(recipe, first, last))
+        from flows.pipeline import run_pipeline
+
+        return run_pipeline(recipe, from_stage=first, until=last)
 
 
 def _blame_prefect_server(error: Exception) -> None:

@@ -1,11 +1,8 @@
 """Run one stage as a process group of its own, follow its metrics, and report how it ended."""
 
 import contextlib
-import fcntl
 import json
-import os
 import subprocess
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,6 +16,7 @@ from tasks.execution import dropped_signals, launcher, resource_usage
 from tasks.execution.continuation import continue_stopped
 from tasks.execution.guarded_process import GuardedProcess
 from tasks.execution.launcher import QUIET, environment
+from tasks.execution.run_dir_lock import POLL_SECONDS, locked, locked_if_free
 from tasks.execution.stage_calls import refusal
 from tasks.execution.stage_python import stage_python
 from tasks.mirror import mirror
@@ -27,7 +25,6 @@ from tasks.records import events
 
 COMMAND: tuple[str, ...] = ()  # in place of `python -m rlhf_core`, in tests
 REFUSED = 2
-POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -37,6 +34,22 @@ class StageRun:
     run_dir: Path
     result: StageResult
     cached: bool
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A stage whose process was started. offset: where its new lines of metrics begin.
+
+    continues: the run directory from whose checkpoints it goes on.
+    """
+
+    process: GuardedProcess
+    sample: resource_usage.ResourceSampler
+    offset: int
+    continues: Path | None
+
+
+_AHEAD: dict[Path, tuple[_Begun, contextlib.ExitStack]] = {}  # started ahead; gives back the lock
 
 
 def run_stage(
@@ -50,41 +63,83 @@ def run_stage(
     """Run `command STAGE SPEC RUN_DIR` unless `run_dir` is finished, here or in the remote.
 
     watch: called a few times per second while the stage runs. distributed: how several ranks start.
-    The same stage started twice at once runs once: the second call waits and takes the result.
-    Raises BadInput, GateRefused or Diverged as the stage did, BadInput for a damaged finished run,
-    StageFailed for anything else.
+    The same stage started twice at once runs once: the second call waits and takes the result. A
+    process that was started ahead is taken over. Raises BadInput, GateRefused or Diverged as the
+    stage did, BadInput for a damaged finished run, StageFailed for anything else.
     """
-    with _lock(run_dir) as lock:
-        try:
+    with contextlib.ExitStack() as held:
+        begun = _taken_over(run_dir, held)
+        if begun is None:
+            lock = held.enter_context(locked(run_dir))
             mirror.fetch(spec, run_dir)
             if result := finished(run_dir):
                 mirror.keep(spec, run_dir)
                 events.emit(events.StageStarted(spec.stage, run_dir, cached=True))
                 return StageRun(run_dir, result, cached=True)
             mirror.fetch_stopped(spec, run_dir)
-            stopped = continue_stopped(spec, run_dir)
-            events.emit(events.StageStarted(spec.stage, run_dir, continues=stopped))
-            given = environment(ranks_here(spec, distributed)) | launcher.env_file(
-                distributed, run_dir, QUIET
-            )
-            start = _Start([*(command or command_of(spec, distributed))], given, lock.fileno())
-            watch = mirror.watching(spec, run_dir, watch)
-            result = _run(spec, run_dir, start, watch)
-            mirror.keep(spec, run_dir)
-            return StageRun(run_dir, result, cached=False)
+            begun = _begin(spec, run_dir, lock, command=command, distributed=distributed)
+        try:
+            events.emit(events.StageStarted(spec.stage, run_dir, continues=begun.continues))
+            _follow(begun, spec.stage, run_dir, mirror.watching(spec, run_dir, watch))
         finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)
+            begun.process.end()
+        result = _outcome(spec.stage, run_dir, begun.process.returncode)
+        mirror.keep(spec, run_dir)
+        return StageRun(run_dir, result, cached=False)
+
+
+@contextlib.contextmanager
+def started_ahead(
+    spec: StageSpec,
+    run_dir: Path,
+    *,
+    command: tuple[str, ...] | None = None,
+    distributed: Distributed | None = None,
+) -> Iterator[None]:
+    """Start the stage's process at once, for the `run_stage` that is called for it in this block.
+
+    A process that nothing has taken over ends with the block. Nothing is started for a finished
+    run directory, nor for one in which another process works.
+    """
+    with contextlib.ExitStack() as held:
+        lock = held.enter_context(locked_if_free(run_dir))
+        if lock and not (run_dir / "result.json").exists():
+            begun = _begin(spec, run_dir, lock, command=command, distributed=distributed)
+            _AHEAD[run_dir] = begun, held.pop_all()
+    try:
+        yield
+    finally:
+        _end_ahead()
+
+
+def is_ahead(run_dir: Path) -> bool:
+    """Return True while a process that was started ahead has not been taken over."""
+    return run_dir in _AHEAD
+
+
+def _taken_over(run_dir: Path, held: contextlib.ExitStack) -> _Begun | None:
+    """Return the stage that was started ahead in `run_dir`, with its lock in `held`."""
+    begun, lock = _AHEAD.pop(run_dir, (None, None))
+    if lock:
+        held.enter_context(lock)
+    _end_ahead()  # of a spec that has changed since
+    return begun
+
+
+def _end_ahead() -> None:
+    while _AHEAD:
+        begun, lock = _AHEAD.popitem()[1]
+        with lock:
+            begun.process.end()
 
 
 def bring(spec: StageSpec, run_dir: Path) -> None:
     """Put what the remote has of a stage into its run directory, unless a stage works in it."""
     if Remote.here() is None or (run_dir / "result.json").exists():
         return
-    run_dir.mkdir(parents=True, exist_ok=True)
-    lock = run_dir / ".lock"
-    with lock.open("w", encoding="utf-8") as file, contextlib.suppress(BlockingIOError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        mirror.fetch(spec, run_dir)
+    with locked_if_free(run_dir) as lock:
+        if lock:
+            mirror.fetch(spec, run_dir)
 
 
 def command_of(spec: StageSpec, distributed: Distributed | None) -> tuple[str, ...]:
@@ -126,92 +181,54 @@ def last_lines(log: Path, count: int = LAST_LINES) -> list[str]:
         return [line.rstrip("\n") for line in deque(file, maxlen=count)]
 
 
-def _lock(run_dir: Path) -> TextIO:
-    """Lock a run directory and return the open lock file.
-
-    Both are created anew when `rlhf gc` has removed them while this process waited.
-    """
-    while True:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            lock = (run_dir / ".lock").open("w", encoding="utf-8")
-            _wait_for(lock.fileno())
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(lock.fileno()), (run_dir / ".lock").stat()):
-                    return lock
-            lock.close()
-
-
-def _wait_for(lock: int) -> None:
-    while True:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        time.sleep(POLL_SECONDS)
-
-
-@dataclass(frozen=True)
-class _Start:
-    """The start of a stage's process. lock: a file descriptor that it holds as long as it lives."""
-
-    command: list[str]
-    environment: dict[str, str]
-    lock: int
-
-
-def _run(spec: StageSpec, run_dir: Path, start: _Start, watch: Callable[[], None]) -> StageResult:
+def _begin(
+    spec: StageSpec,
+    run_dir: Path,
+    lock: TextIO,
+    *,
+    command: tuple[str, ...] | None,
+    distributed: Distributed | None,
+) -> _Begun:
+    """Start the stage's process group; it holds the lock as long as it lives."""
+    continues = continue_stopped(spec, run_dir)
+    given = environment(ranks_here(spec, distributed))
+    given |= launcher.env_file(distributed, run_dir, QUIET)
     write_atomically(run_dir / "spec.json", spec.model_dump_json(indent=2))
     for earlier in ("failure.json", STOP):
         (run_dir / earlier).unlink(missing_ok=True)
-    arguments = [spec.stage, str(run_dir / "spec.json"), str(run_dir)]
-    with _group(start, arguments, run_dir / "stage.log") as process:
-        _follow(process, spec.stage, run_dir, watch)
-    return _outcome(spec.stage, run_dir, process.returncode)
-
-
-@contextlib.contextmanager
-def _group(start: _Start, arguments: list[str], log: Path) -> Iterator[GuardedProcess]:
-    """Start a process group that ends with the block, and with this process.
-
-    It holds the lock as long as it lives.
-    """
-    with log.open("ab") as output:
+    # a resumed stage: its earlier lines are not news
+    offset = new_lines(run_dir / "metrics.jsonl", 0)[1]
+    words = [*(command or command_of(spec, distributed)), spec.stage]
+    with (run_dir / "stage.log").open("ab") as output:
         process = GuardedProcess(
-            [*start.command, *arguments],
+            [*words, str(run_dir / "spec.json"), str(run_dir)],
             stdout=output,
             stderr=output,
-            env=start.environment,
-            pass_fds=(start.lock,),
+            env=given,
+            pass_fds=(lock.fileno(),),
         )
-    try:
-        yield process
-    finally:
-        process.end()
+    return _Begun(process, resource_usage.ResourceSampler(process.pid, run_dir), offset, continues)
 
 
-def _follow(
-    process: subprocess.Popen, stage: str, run_dir: Path, watch: Callable[[], None]
-) -> None:
-    metrics = run_dir / "metrics.jsonl"
-    sample = resource_usage.ResourceSampler(process.pid, run_dir)
+def _follow(begun: _Begun, stage: str, run_dir: Path, watch: Callable[[], None]) -> None:
+    metrics, offset = run_dir / "metrics.jsonl", begun.offset
     dropped_signals.listen()
-    offset = new_lines(metrics, 0)[1]  # a resumed stage: its earlier lines are not news
     try:
         while True:
-            running = process.poll() is None
+            running = begun.process.poll() is None
             lines, offset = new_lines(metrics, offset)
             for line in lines:
                 step = events.StageProgress(stage, line["step"], line["steps"], line["metrics"])
                 events.emit(step)
-            sample()
+            begun.sample()
             watch()
             dropped_signals.raise_dropped()
             if not running:
                 return
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(POLL_SECONDS)
+                begun.process.wait(POLL_SECONDS)
     finally:
-        sample.end()
+        begun.sample.end()
 
 
 def _outcome(stage: str, run_dir: Path, code: int) -> StageResult:

@@ -86,6 +86,23 @@ def test_a_killed_run_leaves_no_process(home, start, plan):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_ends_while_its_server_starts_leaves_no_process(home, start, plan, how):
+    """The first stage is at work by then."""
+    plan(validate={"seconds": 120})
+    process, deadline = start("sft"), time.monotonic() + 120
+    while not (home / "runs" / "started.log").exists():
+        assert process.poll() is None and time.monotonic() < deadline, (home / "output").read_text()
+        time.sleep(0.01)
+    children = process.children(recursive=True)
+    assert any(SERVER in child.cmdline() for child in children)
+    assert "validate: started" not in (home / "output").read_text()  # as the flow says it
+    os.kill(process.pid, how)
+    process.wait(60)
+    assert psutil.wait_procs(children, timeout=30)[1] == []
+
+
+@pytest.mark.slow
 def test_a_run_whose_output_is_closed_finishes(home, start):
     process = start("validate", *CLOSED)
     assert process.wait(120) == 0, (home / "output").read_text()

@@ -20,7 +20,8 @@ import pytest
 
 from rlhf_core.errors import BadInput, Diverged, GateRefused, StageFailed
 from rlhf_core.rundir import StageSpec
-from tasks.execution.stage_process import run_stage
+from tasks.execution.run_dir_lock import locked
+from tasks.execution.stage_process import is_ahead, run_stage, started_ahead
 from tasks.records import events
 
 SPEC = StageSpec(stage="sft", seed=1, config={}, inputs={}, code="c")
@@ -209,3 +210,48 @@ def test_a_resumed_stage_tells_only_what_is_new(tmp_path, heard):
     )
     run_stage(SPEC, run, command=script(tmp_path, "log(2, 2); finish()"))
     assert [event.step for event in heard if isinstance(event, events.StageProgress)] == [2]
+
+
+def test_a_process_that_was_started_ahead_is_taken_over_with_all_that_it_tells(tmp_path, heard):
+    run, command = tmp_path / "run", script(tmp_path, "log(1); log(2); finish()")
+    with started_ahead(SPEC, run, command=command):
+        wait_until((run / "result.json").exists)  # it may even end before it is asked for
+        assert is_ahead(run) and heard == []
+        done = run_stage(SPEC, run, command=("false",))
+        assert not is_ahead(run)
+    assert done.result.metrics == {"sft/heldout_loss": 1.0} and not done.cached
+    assert heard[0] == events.StageStarted("sft", run)
+    assert [event.step for event in heard if isinstance(event, events.StageProgress)] == [1, 2]
+    assert run_stage(SPEC, run, command=("false",)).cached  # the lock is free
+
+
+def test_a_failure_of_a_process_that_was_started_ahead_is_the_stages(tmp_path):
+    run, command = tmp_path / "run", script(tmp_path, "print('line before'); sys.exit(1)")
+    with started_ahead(SPEC, run, command=command):
+        with pytest.raises(StageFailed, match=r"(?s)exit code 1.*line before"):
+            run_stage(SPEC, run, command=("false",))
+        again = run_stage(SPEC, run, command=script(tmp_path, "finish()"))  # as the task does
+    assert not again.cached
+
+
+@pytest.mark.parametrize("other", [False, True], ids=["by the block", "by another stage"])
+def test_a_process_that_was_started_ahead_and_is_not_asked_for_is_ended(tmp_path, other):
+    run = tmp_path / "run"
+    with started_ahead(SPEC, run, command=script(tmp_path, SLEEPERS)):
+        wait_until((run / "pids").exists)
+        wait_until(lambda: len((run / "pids").read_text().split()) == 2)
+        pids = [int(pid) for pid in (run / "pids").read_text().split()]
+        if other:  # of a spec that has changed meanwhile
+            run_stage(SPEC, tmp_path / "other", command=script(tmp_path, "finish()"))
+            wait_until(lambda: not any(map(alive, pids)))
+    wait_until(lambda: not any(map(alive, pids)))
+    assert not run_stage(SPEC, run, command=script(tmp_path, "finish()")).cached
+
+
+def test_nothing_is_started_ahead_where_a_stage_works_or_has_finished(tmp_path):
+    run = tmp_path / "run"
+    with locked(run), started_ahead(SPEC, run, command=("false",)):
+        assert not is_ahead(run)
+    run_stage(SPEC, run, command=script(tmp_path, "finish()"))
+    with started_ahead(SPEC, run, command=("false",)):
+        assert not is_ahead(run) and run_stage(SPEC, run).cached
