@@ -24,6 +24,8 @@ from rlhf_core.ranks import is_rank_zero, ranks
 
 ADAM_BETAS = (0.9, 0.95)
 ADAM_EPS = 1e-8
+# elements of a gradient bucket under ZeRO; DeepSpeed's own 5 * 10^8 are 2 GB per device and type
+REDUCE_BUCKET = 50_000_000
 
 
 def deepspeed_config(training: Training, dtype: str) -> dict:
@@ -34,7 +36,8 @@ def deepspeed_config(training: Training, dtype: str) -> dict:
         # microbatches differ in size: the loss carries its own denominator
         "managed_gradient_accumulation": False,
         "gradient_clipping": training.max_grad_norm,
-        "zero_optimization": {"stage": training.zero_stage} | _offload(training),
+        "zero_optimization": {"stage": training.zero_stage, "reduce_bucket_size": REDUCE_BUCKET}
+        | _offload(training),
         "torch_autocast": {"enabled": dtype == "bfloat16", "dtype": "bfloat16"},
         "zero_allow_untested_optimizer": True,
         # offloaded, it is torch's AdamW still: the same numbers

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from rlhf_core.plan.shape import ModelShape
 from rlhf_core.plan.strategy import Strategy
 
-# elements of DeepSpeed's gradient buckets: reduce_bucket_size, and the all-reduce of stage 0
-BUCKET = 500_000_000
+BUCKET = 50_000_000  # elements of a gradient bucket of ZeRO: rlhf_core/engine/deepspeed.py
+ALL_REDUCE_BUCKET = 500_000_000  # of stage 0, DeepSpeed's own
 # elements that ZeRO 3 may hold gathered: stage3_max_live_parameters
 LIVE_PARAMETERS = 1_000_000_000
+GATHERED = 50_000_000  # elements that ZeRO 3 gathers in one call: stage3_prefetch_bucket_size
 ADAM_STATES = 2  # float32 mean and variance
 FLOAT = 4
 HALF = 2
@@ -51,6 +52,7 @@ class TrainingState:
     gradients: float
     optimizer: float
     buckets: float  # gradients on their way between devices
+    gathered: float  # weights on their way between devices
     stepping: float
     host: float = 0.0
 
@@ -87,20 +89,21 @@ def training_state(
     masters = FLOAT * share if sharded else 0
     moments = FLOAT * ADAM_STATES * (share if sharded else learning)
     kept = 0 if strategy.offload_optimizer == "disk" else moments  # between the steps
+    sent = HALF if strategy.autocast else w  # bytes of a number that ZeRO 3 sends
     # autocast's gradients have a bucket of their own
-    of_casts = (w if stage < 3 else HALF) if strategy.autocast else 0
+    of_casts = (w if stage < 3 else sent) if strategy.autocast else 0
     bucket = w * min(BUCKET, learning) if on_cpu else (w + of_casts) * BUCKET
     offloaded = bool(strategy.offload_optimizer) and sharded and not on_cpu
-    step = w * share if sharded else w * min(BUCKET, learning) * (strategy.devices > 1)
+    step = w * share if sharded else w * min(ALL_REDUCE_BUCKET, learning) * (strategy.devices > 1)
+    copied = strategy.autocast and stage < 3
     return TrainingState(
         weights=weights,
-        casts=HALF * matrices if strategy.autocast and stage < 3 else 0,
-        cached=HALF * (matrices if adapters is None else adapters)
-        if strategy.autocast and stage < 3
-        else 0,
+        casts=HALF * matrices if copied else 0,
+        cached=HALF * (matrices if adapters is None else adapters) if copied else 0,
         gradients=gradients,
         optimizer=0 if offloaded else masters + kept,
         buckets=bucket if sharded else 0,
+        gathered=sent * min(GATHERED, parameters) if stage == 3 and strategy.devices > 1 else 0,
         stepping=0 if offloaded else step + moments - kept,
         host=masters + FLOAT * share + kept if offloaded else 0,
     )

@@ -36,19 +36,21 @@ def learner(inputs: PlanInputs, model: str) -> list[MemoryPart]:
     """Return the parts of a model with an optimizer.
 
     Its gradients wait from its first backward pass until its optimizer steps. Of several models the
-    next one's backward passes begin after that.
+    next one's backward passes begin after that. At stage 2 a backward pass takes its bucket for its
+    first gradient, when the logits are gone.
     """
     state = _state(inputs, model)
     update, step = f"{model} update", f"{model} step"
-    waiting = (update, step)
+    loss = f"{model} loss" if inputs.strategy.zero_stage == 2 else update
+    learning = tuple(dict.fromkeys((loss, update)))
     return [
         MemoryPart(model, "weights", state.weights),
         MemoryPart(model, "optimizer", state.optimizer),
-        MemoryPart(model, "gradients", state.gradients, waiting),
-        MemoryPart(model, "activations", _saved_activations(inputs, model), (update,)),
-        _backward_pass(inputs, model, update),
-        MemoryPart(model, "buffers", state.casts, (update,)),
-        MemoryPart(model, "buffers", state.buckets, waiting),
+        MemoryPart(model, "gradients", state.gradients, (*learning, step)),
+        MemoryPart(model, "activations", _saved_activations(inputs, model), learning),
+        *_backward_pass(inputs, model, loss, update),
+        MemoryPart(model, "buffers", state.casts + state.gathered, learning),
+        MemoryPart(model, "buffers", state.buckets, (update, step)),
         MemoryPart(model, "buffers", state.stepping, (step,)),
     ]
 
@@ -61,15 +63,20 @@ def _saved_activations(inputs: PlanInputs, model: str) -> float:
     return saved
 
 
-def _backward_pass(inputs: PlanInputs, model: str, update: str) -> MemoryPart:
-    """Return the larger of working tensors and logits: they never live at the same time."""
+def _backward_pass(inputs: PlanInputs, model: str, loss: str, update: str) -> list[MemoryPart]:
+    """Return working tensors and logits, or the larger: they never live at the same time."""
     shape, batch, strategy = _shape(inputs, model), inputs.batch, inputs.strategy
     working = memory.working_tensors(shape, batch, strategy, learns=True)
     if model not in ("policy", "actor"):
-        return MemoryPart(model, "activations", working, (update,))
+        return [MemoryPart(model, "activations", working, (update,))]
     entropy = model == "actor" and inputs.recipe.ppo.entropy_coef > 0
     scores = _logits(inputs, model, learns=True, entropy=entropy)
-    return MemoryPart(model, "logits", max(working, scores), (update,))
+    if loss != update:
+        return [
+            MemoryPart(model, "logits", scores, (loss,)),
+            MemoryPart(model, "activations", working, (update,)),
+        ]
+    return [MemoryPart(model, "logits", max(working, scores), (update,))]
 
 
 def _logits(

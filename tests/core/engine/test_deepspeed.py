@@ -9,6 +9,7 @@ import pytest
 
 from rlhf_core.batching.batch import Sequence, collate
 from rlhf_core.config import SFT
+from rlhf_core.engine import deepspeed
 from rlhf_core.engine.deepspeed import DeepSpeedEngine
 from rlhf_core.modeling.models import load_policy
 from rlhf_core.objectives.losses import cross_entropy, token_logprobs
@@ -59,6 +60,15 @@ def plain(tiny_model) -> list[float]:
 )
 def test_checkpointing_and_offloading_change_neither_loss_nor_gradient(tiny_model, plain, options):
     assert steps(tiny_model, **options) == pytest.approx(plain, abs=1e-5)
+
+
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_weights_larger_than_a_gradient_bucket_take_the_same_steps(
+    tiny_model, plain, zero_stage, monkeypatch
+):
+    largest = max(weight.numel() for weight in load_policy(tiny_model).parameters())
+    monkeypatch.setattr(deepspeed, "REDUCE_BUCKET", largest // 4)
+    assert steps(tiny_model, zero_stage=zero_stage) == pytest.approx(plain, abs=1e-5)
 
 
 @pytest.mark.parametrize(("on", "passes"), [(False, 1), (True, 2)])
