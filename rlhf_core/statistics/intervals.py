@@ -4,6 +4,7 @@ Intervals are two-sided; `confidence` is the probability that they cover the tru
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from scipy.special import bdtr, betaincinv, ndtri
@@ -100,13 +101,23 @@ def bootstrap(terms: list[Term], confidence: float = 0.95, *, seed: int = 0) -> 
 
 
 def resampled(terms: list[Term], *, seed: int = 0) -> np.ndarray:
-    """Return `statistic` of RESAMPLES resamples with replacement, (RESAMPLES,).
+    """Return `statistic` of RESAMPLES resamples with replacement, (RESAMPLES,), read-only.
 
     Items are resampled, and every term gets the same ones. Raises ValueError for fewer than
     MIN_BOOTSTRAP items.
     """
+    require_items(len(terms[0][1]))
+    packed = [
+        (sign, *(np.asarray(values, float).tobytes() for values in (top, bottom)))
+        for sign, top, bottom in terms
+    ]
+    return _resampled(tuple(packed), seed)
+
+
+@lru_cache(maxsize=32)  # a run's gates and its report ask for the same ones
+def _resampled(packed: tuple[tuple[int, bytes, bytes], ...], seed: int) -> np.ndarray:
+    terms = [(sign, np.frombuffer(top), np.frombuffer(bottom)) for sign, top, bottom in packed]
     n = len(terms[0][1])
-    require_items(n)
     generator, parts = np.random.default_rng(seed), []
     rows = max(1, _CELLS // n)
     for start in range(0, RESAMPLES, rows):
@@ -117,7 +128,9 @@ def resampled(terms: list[Term], *, seed: int = 0) -> np.ndarray:
                     sign * top[index].sum(-1) / bottom[index].sum(-1) for sign, top, bottom in terms
                 )
             )
-    return np.concatenate(parts)
+    found = np.concatenate(parts)
+    found.flags.writeable = False
+    return found
 
 
 def require_items(n: int) -> None:

@@ -13,6 +13,7 @@ from rlhf_core.statistics.intervals import (
     MIN_BOOTSTRAP,
     bootstrap,
     clopper_pearson,
+    resampled,
     sign_test,
     statistic,
     wilson,
@@ -127,6 +128,17 @@ def test_bootstrap_is_paired_and_repeats():
         == bootstrap([mean(base)], seed=5)
         != bootstrap([mean(base)], seed=6)
     )
+
+
+def test_the_same_items_are_resampled_once_whatever_numbers_they_are():
+    wins_N, ones_N = np.arange(40) % 3 == 0, np.ones(40)
+    found_R = resampled([(1, wins_N, ones_N)], seed=5)
+    assert resampled([(1, wins_N.astype(int), ones_N > 0)], seed=5) is found_R
+    with pytest.raises(ValueError, match="read-only"):  # the next one to ask gets it too
+        found_R[0] = 1.0
+    wins_N[1] = True
+    assert resampled([(1, wins_N, ones_N)], seed=5).mean() > found_R.mean()
+    assert resampled([(-1, wins_N, ones_N)], seed=5).mean() < 0
 
 
 def test_bootstrap_of_many_items_in_parts_is_still_about_the_mean():
