@@ -38,18 +38,23 @@ class StageRun:
 
 @dataclass(frozen=True)
 class _Begun:
-    """A stage whose process was started. offset: where its new lines of metrics begin.
-
-    continues: the run directory from whose checkpoints it goes on.
-    """
+    """A stage whose process was started. offset: where its new lines of metrics begin."""
 
     process: GuardedProcess
     sample: resource_usage.ResourceSampler
     offset: int
-    continues: Path | None
 
 
-_AHEAD: dict[Path, tuple[_Begun, contextlib.ExitStack]] = {}  # started ahead; gives back the lock
+@dataclass(frozen=True)
+class _Ahead:
+    """A stage that was started ahead. told: what its start is to tell. lock: gives it back."""
+
+    begun: _Begun
+    told: events.StageStarted
+    lock: contextlib.ExitStack
+
+
+_AHEAD: dict[Path, _Ahead] = {}
 
 
 def run_stage(
@@ -77,9 +82,10 @@ def run_stage(
                 events.emit(events.StageStarted(spec.stage, run_dir, cached=True))
                 return StageRun(run_dir, result, cached=True)
             mirror.fetch_stopped(spec, run_dir)
+            continues = continue_stopped(spec, run_dir)
+            events.emit(events.StageStarted(spec.stage, run_dir, continues=continues))
             begun = _begin(spec, run_dir, lock, command=command, distributed=distributed)
         try:
-            events.emit(events.StageStarted(spec.stage, run_dir, continues=begun.continues))
             _follow(begun, spec.stage, run_dir, mirror.watching(spec, run_dir, watch))
         finally:
             begun.process.end()
@@ -104,8 +110,11 @@ def started_ahead(
     with contextlib.ExitStack() as held:
         lock = held.enter_context(locked_if_free(run_dir))
         if lock and not (run_dir / "result.json").exists():
+            told = events.StageStarted(
+                spec.stage, run_dir, continues=continue_stopped(spec, run_dir)
+            )
             begun = _begin(spec, run_dir, lock, command=command, distributed=distributed)
-            _AHEAD[run_dir] = begun, held.pop_all()
+            _AHEAD[run_dir] = _Ahead(begun, told, held.pop_all())
     try:
         yield
     finally:
@@ -118,19 +127,21 @@ def is_ahead(run_dir: Path) -> bool:
 
 
 def _taken_over(run_dir: Path, held: contextlib.ExitStack) -> _Begun | None:
-    """Return the stage that was started ahead in `run_dir`, with its lock in `held`."""
-    begun, lock = _AHEAD.pop(run_dir, (None, None))
-    if lock:
-        held.enter_context(lock)
+    """Return the stage that was started ahead in `run_dir`, with its lock in `held`; tell of it."""
+    ahead = _AHEAD.get(run_dir)
+    if ahead:
+        events.emit(ahead.told)  # an exception here leaves it to the block that has started it
+        del _AHEAD[run_dir]
+        held.enter_context(ahead.lock)
     _end_ahead()  # of a spec that has changed since
-    return begun
+    return ahead.begun if ahead else None
 
 
 def _end_ahead() -> None:
     while _AHEAD:
-        begun, lock = _AHEAD.popitem()[1]
-        with lock:
-            begun.process.end()
+        ahead = _AHEAD.popitem()[1]
+        with ahead.lock:
+            ahead.begun.process.end()
 
 
 def bring(spec: StageSpec, run_dir: Path) -> None:
@@ -190,7 +201,6 @@ def _begin(
     distributed: Distributed | None,
 ) -> _Begun:
     """Start the stage's process group; it holds the lock as long as it lives."""
-    continues = continue_stopped(spec, run_dir)
     given = environment(ranks_here(spec, distributed))
     given |= launcher.env_file(distributed, run_dir, QUIET)
     write_atomically(run_dir / "spec.json", spec.model_dump_json(indent=2))
@@ -207,7 +217,7 @@ def _begin(
             env=given,
             pass_fds=(lock.fileno(),),
         )
-    return _Begun(process, resource_usage.ResourceSampler(process.pid, run_dir), offset, continues)
+    return _Begun(process, resource_usage.ResourceSampler(process.pid, run_dir), offset)
 
 
 def _follow(begun: _Begun, stage: str, run_dir: Path, watch: Callable[[], None]) -> None:
