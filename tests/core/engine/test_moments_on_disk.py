@@ -4,6 +4,7 @@ import copy
 import os
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -100,10 +101,13 @@ def test_the_folder_is_that_of_temporary_files(monkeypatch):
     assert moments_folder(SFT(offload_optimizer="disk"), cuda=False) == Path(tempfile.gettempdir())
 
 
-@pytest.mark.skipif(not os.path.ismount("/dev/shm"), reason="no folder in main memory")
-def test_a_folder_in_main_memory_is_refused(monkeypatch):
-    monkeypatch.setattr(scratch.tempfile, "gettempdir", lambda: "/dev/shm")
-    with pytest.raises(BadInput, match=r"/dev/shm, which is in main memory \(tmpfs\).* TMPDIR"):
+def test_a_folder_in_main_memory_is_refused(monkeypatch, tmp_path):
+    mounts = [SimpleNamespace(mountpoint="/", fstype="ext4")]
+    monkeypatch.setattr(scratch.psutil, "disk_partitions", lambda all: mounts)
+    monkeypatch.setattr(scratch.tempfile, "gettempdir", lambda: str(tmp_path / "own"))
+    assert moments_folder(SFT(offload_optimizer="disk"), cuda=False) == tmp_path / "own"
+    mounts.append(SimpleNamespace(mountpoint=str(tmp_path), fstype="tmpfs"))
+    with pytest.raises(BadInput, match=rf"{tmp_path}/own, .* main memory \(tmpfs\).* TMPDIR"):
         moments_folder(SFT(offload_optimizer="disk"), cuda=False)
 
 

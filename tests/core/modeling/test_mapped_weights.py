@@ -19,6 +19,7 @@ from rlhf_core.modeling.mapped_weights import (
 )
 from rlhf_core.modeling.models import inference, load_policy, load_scalar
 
+on_a_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="on a CPU")
 BATCH = collate([Sequence([7, 9], [8, 10, 11])], 0)
 
 
@@ -74,7 +75,7 @@ def test_mapped_weights_share_the_memory_of_their_file(half_model):
     assert in_file(half_model, model) == {name for name, _ in model.named_parameters()}
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="on a CPU")
+@on_a_cpu
 @pytest.mark.parametrize("load", [load_policy, load_scalar])
 def test_a_frozen_model_keeps_in_the_files_what_has_its_number_type(half_model, tiny_model, load):
     options = {"new_head": True, "seed": 3} if load is load_scalar else {}
@@ -121,7 +122,7 @@ def test_constants_in_less_than_float32_are_seen():
     assert has_rounded_buffers(model)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="on a CPU")
+@on_a_cpu
 def test_a_cpu_maps_weights_where_zero_divides_them():
     assert maps_weights(SFT(zero_stage=3))
     assert not maps_weights(SFT(zero_stage=2)) and not maps_weights(SFT(lora=LoRA()))
@@ -148,7 +149,7 @@ def wide_model(tmp_path) -> Path:
     return tmp_path / "wide"
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="on a CPU")
+@on_a_cpu
 def test_between_its_passes_a_frozen_model_leaves_memory(wide_model):
     file = wide_model / "model.safetensors"
     file.rename(wide_model / "blob")  # as Hugging Face's cache has it
@@ -161,7 +162,7 @@ def test_between_its_passes_a_frozen_model_leaves_memory(wide_model):
     assert forward(BATCH).equal(expected)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="on a CPU")
+@on_a_cpu
 def test_released_pages_are_neither_those_of_a_model_that_learns_nor_of_copies(
     wide_model, half_model
 ):
