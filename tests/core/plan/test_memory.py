@@ -9,6 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlhf_core.batching.batch import Sequence, collate
+from rlhf_core.engine import deepspeed
 from rlhf_core.modeling.models import PolicyModel
 from rlhf_core.modeling.token_scores import TokenQuery
 from rlhf_core.objectives.losses import cross_entropy, token_entropy, token_logprobs
@@ -52,6 +53,11 @@ def test_offloading_moves_the_optimizer_to_the_host():
     )
     assert (off.optimizer, off.host) == (0, on.optimizer + 4 * 10**9 / 4)
     assert (off.weights, off.gradients) == (on.weights, on.gradients)
+
+
+def test_the_planned_gradient_bucket_is_that_of_training():
+    """The plan is made without torch, and cannot read it there."""
+    assert memory.BUCKET == deepspeed.REDUCE_BUCKET
 
 
 def test_moments_on_disk_are_in_memory_while_the_optimizer_steps():
